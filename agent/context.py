@@ -1,0 +1,168 @@
+"""What a worker is started with.
+
+Ray starts a worker as ``bash -c "<command_prefix> exec <py_executable> <arguments>"`` after it has set
+``env_vars`` (``ray/_private/runtime_env/context.py``). Everything in the prefix and in ``py_executable``
+passes through that shell, so nothing of a runtime env stands there unquoted.
+
+Values of ``env_vars`` do not stand in the context at all: Ray hands the context to a process on its
+command line, where every user of the machine can read it. They go into a file of mode 0600 that the
+prefix sources, written so that ``${X}`` means what it means in stock (``update_envs``).
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ray_envd.cache.keys import ObjectKey
+
+_SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_REFERENCE = re.compile(r"\$(?:\{(?P<braced>[^}]*)\}|(?P<plain>\w+))", re.ASCII)
+_VANISHES_WHEN_UNSET = re.compile(r"[A-Z0-9_]+\Z")
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one field adds to a worker's start.
+
+    Attributes:
+        python_path: folders that go in front of PYTHONPATH.
+        path: folders that go in front of PATH.
+        variables: set for the worker; never values of the user's ``env_vars``.
+        working_dir: where the worker starts.
+        py_executable: what runs the worker, already safe for a shell.
+        objects: what must stay in the store while a worker uses the env.
+        trees: folders of the session that must stay meanwhile.
+        built: whether anything had to be built or fetched.
+    """
+
+    python_path: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    working_dir: str | None = None
+    py_executable: str | None = None
+    objects: tuple[ObjectKey, ...] = ()
+    trees: tuple[str, ...] = ()
+    built: bool = False
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """The merged contributions, in the order in which stock applies its plug-ins."""
+
+    python: str
+    variables: Mapping[str, str]
+    working_dir: str | None
+    py_executable: str
+
+    def serialize(self, environment_file: str | None, inline: Mapping[str, str]) -> str:
+        """The JSON that Ray's ``RuntimeEnvContext.deserialize`` reads.
+
+        Args:
+            environment_file: path of the file made of :func:`environment_script`, or None.
+            inline: variables that a shell cannot set, because their names are no shell names.
+        """
+        prefix: list[str] = []
+        if environment_file is not None:
+            prefix += [".", shlex.quote(environment_file), "&&"]
+        if self.working_dir is not None:
+            prefix += ["cd", shlex.quote(self.working_dir), "&&"]
+        return json.dumps(
+            {
+                "command_prefix": prefix,
+                "env_vars": dict(inline),
+                "py_executable": self.py_executable,
+                "override_worker_entrypoint": None,
+                "java_jars": [],
+            },
+        )
+
+
+def merge(
+    contributions: Iterable[Contribution],
+    *,
+    python: str,
+    env_vars: Mapping[str, str],
+    raylet_environment: Mapping[str, str],
+) -> WorkerContext:
+    """Merges what the fields add; later ones win, and stand further to the front of a path.
+
+    PYTHONPATH is, as in stock: modules, working_dir, the user's own, the cluster's.
+    """
+    python_path: list[str] = []
+    path: list[str] = []
+    variables: dict[str, str] = dict(env_vars)
+    working_dir, executable = None, shlex.quote(python)
+    for part in contributions:
+        python_path[:0] = part.python_path
+        path[:0] = part.path
+        variables.update(part.variables)
+        working_dir = part.working_dir or working_dir
+        executable = part.py_executable or executable
+    if python_path:
+        own = [env_vars.get("PYTHONPATH"), raylet_environment.get("PYTHONPATH")]
+        variables["PYTHONPATH"] = ":".join([*python_path, *(p for p in own if p)])
+    if path:
+        variables["PATH"] = ":".join([*path, env_vars.get("PATH", "${PATH}")])
+    return WorkerContext(python, variables, working_dir, executable)
+
+
+def split_names(variables: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Those variables that a shell can set, and those it cannot (``A-B``, ``x.y``)."""
+    shell = {name: value for name, value in variables.items() if _SHELL_NAME.match(name)}
+    return shell, {name: value for name, value in variables.items() if name not in shell}
+
+
+def environment_script(variables: Mapping[str, str]) -> str:
+    """A shell script that exports the variables with stock's expansion of ``$X`` and ``${X}``."""
+    return "".join(f"export {name}={_shell_value(value)}\n" for name, value in variables.items())
+
+
+def _shell_value(value: str) -> str:
+    """A shell word: literal text quoted, references to variables expanded as Ray would.
+
+    ``os.path.expandvars`` leaves a variable that is not set as it stands; Ray then removes ``${NAME}`` if
+    the name is all capitals, digits and underscores.
+    """
+    word, end = "", 0
+    for match in _REFERENCE.finditer(value):
+        name = match["braced"] if match["braced"] is not None else match["plain"]
+        if not _SHELL_NAME.match(name):
+            if match["braced"] and _VANISHES_WHEN_UNSET.match(name):
+                word += _quoted(value[end : match.start()])
+                end = match.end()
+            continue
+        stays = match["braced"] is None or not _VANISHES_WHEN_UNSET.match(name)
+        # Not in double quotes, where quotes inside ${x-...} would lose their meaning; the value of an
+        # assignment is not split.
+        word += _quoted(value[end : match.start()])
+        word += f"${{{name}-{_quoted(match.group()) if stays else ''}}}"
+        end = match.end()
+    return word + _quoted(value[end:]) or "''"
+
+
+def _quoted(text: str) -> str:
+    return shlex.quote(text) if text else ""
+
+
+def shell_command(command: str) -> str:
+    """A user's ``py_executable`` (command and arguments) made safe for Ray's shell.
+
+    Words keep their boundaries, ``$NAME`` and ``${NAME}`` keep their meaning; everything else that a
+    shell would act on is quoted.
+
+    Raises:
+        ValueError: the quotes do not balance.
+    """
+    return " ".join(_command_word(word) for word in shlex.split(command))
+
+
+def _command_word(word: str) -> str:
+    text, end = "", 0
+    for match in _REFERENCE.finditer(word):
+        name = match["braced"] if match["braced"] is not None else match["plain"]
+        if _SHELL_NAME.match(name):
+            text += _quoted(word[end : match.start()]) + f'"${{{name}}}"'
+            end = match.end()
+    return text + _quoted(word[end:]) or "''"

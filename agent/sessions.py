@@ -1,0 +1,134 @@
+"""Who is attached: one session per raylet, with the settings of its own cluster.
+
+A session is known by an id that the raylet's process fixes (boot, pid, start time), so a link that says
+hello again to a new daemon finds its references. What came with the hello, the raylet's environment and
+the cluster's token among it, lives in memory only and is never logged.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray_envd.cache.owner import Owner
+
+_GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """What the raylet's environment says about its runtime envs; names and defaults are stock's.
+
+    Attributes:
+        retry_times: attempts at a transient failure, at least one.
+        retry_interval: seconds before the second attempt.
+        failure_ttl: seconds for which a lasting failure is remembered.
+        cache_bytes: field -> bytes of unreferenced objects that this cluster lets stay; only fields whose
+            variable is set.
+        plugins: ``RAY_RUNTIME_ENV_PLUGINS`` names plug-ins.
+    """
+
+    retry_times: int = 3
+    retry_interval: float = 1.0
+    failure_ttl: float = 600.0
+    cache_bytes: Mapping[str, int] = field(default_factory=dict)
+    plugins: bool = False
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> "SessionSettings":
+        """Reads the variables; one that is not a number is as good as unset, as it is for Ray's own."""
+        sizes = {}
+        for name in ("working_dir", "py_modules", "pip", "uv"):
+            size = _number(environment, f"RAY_RUNTIME_ENV_{name.upper()}_CACHE_SIZE_GB")
+            if size is not None:
+                sizes[name] = int(size * _GIB)
+        times = _number(environment, "RUNTIME_ENV_RETRY_TIMES")
+        interval = _number(environment, "RUNTIME_ENV_RETRY_INTERVAL_MS")
+        ttl = _number(environment, "BAD_RUNTIME_ENV_CACHE_TTL_SECONDS")
+        return cls(
+            retry_times=cls.retry_times if times is None else max(1, int(times)),
+            retry_interval=cls.retry_interval if interval is None else max(0.0, interval / 1000),
+            failure_ttl=cls.failure_ttl if ttl is None else max(0.0, ttl),
+            cache_bytes=sizes,
+            plugins=bool(environment.get("RAY_RUNTIME_ENV_PLUGINS")),
+        )
+
+
+def _number(environment: Mapping[str, str], name: str) -> float | None:
+    try:
+        return float(environment[name])
+    except (KeyError, ValueError):
+        return None
+
+
+@dataclass
+class Session:
+    """One raylet, or another caller that stands for one.
+
+    Attributes:
+        id: stable for the raylet's life.
+        owner: whose trees, builds and logs its envs are (the peer's credentials, not its word).
+        python: the interpreter that runs the workers.
+        environment: the raylet's; installers and downloads see it.
+        runtime_env_dir: where trees of working_dir and py_modules go.
+        log_dir: where set-up logs go; None for callers without a cluster.
+        token: the cluster's bearer token, if requests must carry one.
+        auth: whether requests must carry the token.
+        connected: whether a link or caller is attached now.
+    """
+
+    id: str
+    owner: Owner
+    python: str
+    environment: Mapping[str, str]
+    runtime_env_dir: Path
+    log_dir: Path | None = None
+    session_dir: str = ""
+    gcs_address: str = ""
+    node_ip: str = ""
+    ray_version: str = ""
+    token: str | None = None
+    auth: bool = False
+    raylet_pid: int = 0
+    raylet_start: int = 0
+    rotate_bytes: int = 512 * 1024**2
+    rotate_count: int = 5
+    started: float = field(default_factory=time.time)
+    connected: bool = True
+    settings: SessionSettings = field(default_factory=SessionSettings)
+
+    @property
+    def node_prefix(self) -> str:
+        """How stock begins an error message, so that a user knows the node."""
+        return f"[Node {self.node_ip}] " if self.node_ip else ""
+
+    def facts(self) -> dict[str, Any]:
+        """What may be written to disk and shown to people: no environment, no token."""
+        return {
+            "owner_uid": self.owner.uid,
+            "owner_gid": self.owner.gid,
+            "python": self.python,
+            "session_dir": self.session_dir,
+            "ray_version": self.ray_version,
+            "raylet_pid": self.raylet_pid,
+            "raylet_start": self.raylet_start,
+            "started": self.started,
+        }
+
+
+def process_start(pid: int) -> int:
+    """The start time of a process in clock ticks after boot, 0 if there is none (proc(5), field 22)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    # The command in parentheses may hold spaces and parentheses itself; it ends at the last one.
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def raylet_lives(facts: Mapping[str, Any]) -> bool:
+    """Whether the raylet of a recorded session still runs: same pid and same start time."""
+    pid, start = int(facts.get("raylet_pid") or 0), int(facts.get("raylet_start") or 0)
+    return pid > 0 and pid != os.getpid() and process_start(pid) == start

@@ -1,0 +1,282 @@
+"""Where objects are made: one build per key, bytes reserved, cores shared, holds given back.
+
+The :class:`Workshop` is the daemon's; a :class:`Bench` is one request's place in it. What a request has
+obtained is held until its bench closes, so that no collection takes it away before it is referenced.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from ray_envd.agent.errors import EnvError, NeverFitsError, OutOfSpaceError
+from ray_envd.agent.metrics import Metrics
+from ray_envd.agent.once import Once
+from ray_envd.agent.progress import Event, Progress
+from ray_envd.agent.sessions import Session
+from ray_envd.agent.spec import RuntimeEnvSpec
+from ray_envd.cache import errors as cache_errors
+from ray_envd.cache.budget import Budget, Reservation
+from ray_envd.cache.keys import ObjectKey
+from ray_envd.cache.owner import Owner
+from ray_envd.cache.store import Build, Entry, Store
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Report(Protocol):
+    """How a builder tells its progress; the field is known."""
+
+    def __call__(self, phase: str, detail: str = "", *, done: int = 0, total: int = 0) -> None:
+        """Reports a step; on the event loop."""
+
+
+#: Fills ``build.path`` and returns the facts to keep with the object.
+Builder = Callable[[Build, Report], Awaitable[Mapping[str, Any]]]
+#: Frees so many bytes if it can; returns how many it freed.
+MakeRoom = Callable[[int], Awaitable[int]]
+
+
+class Workshop:
+    """What all requests share."""
+
+    def __init__(self, store: Store, budget: Budget, metrics: Metrics, parallelism: int) -> None:
+        self.store = store
+        self.metrics = metrics
+        self.once = Once()
+        self.make_room: MakeRoom | None = None
+        self.after_build: Callable[[], None] = lambda: None
+        self._budget = budget
+        self._slots = asyncio.Semaphore(parallelism)
+        self._progress: dict[ObjectKey, Progress] = {}
+        self._threads = ThreadPoolExecutor(max_workers=16, thread_name_prefix="store")
+
+    async def thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Runs blocking store work in a thread. It is not interrupted by a cancellation."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(function, *args, **kwargs))
+
+    def close(self) -> None:
+        """Ends the threads once their work is done."""
+        self._threads.shutdown(wait=True)
+
+    async def obtain(
+        self,
+        key: ObjectKey,
+        owner: Owner,
+        builder: Builder,
+        *,
+        field: str,
+        summary: str,
+        reserve: int,
+        listener: Callable[[Event], None],
+    ) -> tuple[Entry, bool]:
+        """The object of this key, held once for the caller, and whether it had to be built.
+
+        Raises:
+            EnvError: the builder's own, or there is no room.
+        """
+        built = False
+        while (entry := self.store.hold(key)) is None:
+            progress = self._progress.setdefault(key, Progress())
+            stop = progress.listen(listener)
+            make = partial(self._make, key, owner, builder, progress, field, summary, reserve)
+            try:
+                await self.once.do(key, make)
+            finally:
+                stop()
+            built = True
+        return entry, built
+
+    async def _make(
+        self,
+        key: ObjectKey,
+        owner: Owner,
+        builder: Builder,
+        progress: Progress,
+        field: str,
+        summary: str,
+        reserve: int,
+    ) -> None:
+        self.metrics.building.inc()
+        outcome = "failed"
+        try:
+            with await self._reserve(reserve, field):
+                async with self._slots:
+                    await self._build(key, owner, builder, partial(progress.report, field), summary)
+            outcome = "built"
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        except cache_errors.NoRoomError as error:
+            raise OutOfSpaceError(str(error), field=field) from error
+        except OSError as error:
+            raise _disk_error(error, field) from error
+        finally:
+            self._progress.pop(key, None)
+            self.metrics.building.dec()
+            self.metrics.builds.labels(key.kind, outcome).inc()
+            self.after_build()
+
+    async def _build(
+        self, key: ObjectKey, owner: Owner, builder: Builder, report: Report, summary: str
+    ) -> None:
+        started = time.monotonic()
+        build = await self._begin(key, owner)
+        try:
+            details = await builder(build, report)
+        except BaseException:
+            # Also when cancelled: the folder must be gone before anybody builds this key again.
+            await _to_the_end(self.thread(self._abandon, build))
+            raise
+        seconds = time.monotonic() - started
+        await _to_the_end(self.thread(self._commit, build, summary, seconds, details))
+        self.metrics.build_seconds.labels(key.kind).observe(seconds)
+
+    async def _begin(self, key: ObjectKey, owner: Owner) -> Build:
+        beginning = asyncio.ensure_future(self.thread(self.store.begin, key, owner))
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            await asyncio.wait({beginning})
+            if beginning.exception() is None:
+                await self.thread(self._abandon, beginning.result())
+            raise
+
+    def _commit(self, build: Build, summary: str, seconds: float, details: Mapping[str, Any]) -> None:
+        try:
+            entry = self.store.commit(build, summary=summary, build_seconds=seconds, details=details)
+        except BaseException:
+            self._abandon(build)
+            raise
+        self.store.unhold(entry.key)
+
+    def _abandon(self, build: Build) -> None:
+        try:
+            self.store.abandon(build)
+        except (OSError, cache_errors.StoreError):
+            _log.exception("an unfinished build could not be cleared away")
+
+    async def _reserve(self, size: int, field: str) -> Reservation:
+        try:
+            return self._try_reserve(size)
+        except cache_errors.NeverFitsError as error:
+            raise NeverFitsError(str(error), field=field, remedy="raise the daemon's max_bytes") from error
+        except cache_errors.NoRoomError as error:
+            if self.make_room is not None and await self.make_room(size):
+                return self._try_reserve(size)
+            raise OutOfSpaceError(
+                str(error),
+                field=field,
+                remedy="free disk space, raise the daemon's max_bytes, or end jobs that hold other envs",
+            ) from error
+
+    def _try_reserve(self, size: int) -> Reservation:
+        return self._budget.reserve(size, sum(entry.bytes for entry in self.store.entries()))
+
+
+async def _to_the_end(work: Awaitable[None]) -> None:
+    """Awaits what must not be left half done; a cancellation is passed on afterwards."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
+def _disk_error(error: OSError, field: str) -> EnvError:
+    if error.errno == 28:  # noqa: PLR2004 - ENOSPC
+        return OutOfSpaceError(f"the disk is full ({error.filename})", field=field, remedy="free disk space")
+    return EnvError(f"{error.strerror}: {error.filename}", field=field, remedy="see the daemon's log")
+
+
+class Bench:
+    """One request at work.
+
+    Attributes:
+        session: for whom.
+        spec: what.
+        progress: where its steps are told.
+        environment: the raylet's, the user's ``env_vars``, and the working dir once it is known.
+    """
+
+    def __init__(self, workshop: Workshop, session: Session, spec: RuntimeEnvSpec, progress: Progress) -> None:
+        self.workshop, self.session, self.spec, self.progress = workshop, session, spec, progress
+        self.environment: dict[str, str] = {**session.environment, **spec.env_vars}
+        self._held: list[ObjectKey] = []
+
+    @property
+    def store(self) -> Store:
+        """The store, for its loop-safe methods."""
+        return self.workshop.store
+
+    def reporter(self, field: str) -> Report:
+        """Progress of one field, masked."""
+
+        def report(phase: str, detail: str = "", *, done: int = 0, total: int = 0) -> None:
+            self.progress.report(field, phase, self.spec.redactor(detail), done=done, total=total)
+
+        return report
+
+    def key(self, kind: str, digest: str) -> ObjectKey:
+        """The key of one of this session's owner's objects."""
+        return ObjectKey(self.session.owner.uid, kind, digest)
+
+    async def obtain(
+        self, key: ObjectKey, builder: Builder, *, field: str, summary: str, reserve: int
+    ) -> tuple[Entry, bool]:
+        """:meth:`Workshop.obtain`, held until this bench closes."""
+        entry, built = await self.workshop.obtain(
+            key,
+            self.session.owner,
+            builder,
+            field=field,
+            summary=self.spec.redactor(summary),
+            reserve=reserve,
+            listener=self._forward,
+        )
+        self._held.append(key)
+        return entry, built
+
+    def hold(self, key: ObjectKey) -> Entry | None:
+        """The object if it is there, held until this bench closes. Loop-safe."""
+        entry = self.store.hold(key)
+        if entry is not None:
+            self._held.append(key)
+        return entry
+
+    def linked(self, request_digest: str, *, expired: bool = False) -> Entry | None:
+        """The held object to which a request was resolved before; also an expired one if asked for."""
+        link = self.store.linked(request_digest)
+        if link is None or (not expired and link.expires is not None and link.expires < time.time()):
+            return None
+        return self.hold(link.key)
+
+    async def link(self, request_digest: str, key: ObjectKey, ttl: float | None) -> None:
+        """Remembers what a request was resolved to, for so many seconds (None: for good)."""
+        expires = None if ttl is None else time.time() + ttl
+        await self.thread(self.store.link, request_digest, key, expires)
+
+    async def thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """:meth:`Workshop.thread`."""
+        return await self.workshop.thread(function, *args, **kwargs)
+
+    def staging(self) -> Path:
+        """The owner's folder for unfinished files; blocking."""
+        return self.store.user_dir(self.session.owner).staging
+
+    def close(self) -> None:
+        """Gives back every hold."""
+        for key in self._held:
+            self.store.unhold(key)
+        self._held.clear()
+
+    def _forward(self, event: Event) -> None:
+        redact = self.spec.redactor
+        self.progress.report(event.field, event.phase, redact(event.detail), done=event.done, total=event.total)
