@@ -5,7 +5,6 @@ hello again to a new daemon finds its references. What came with the hello, the 
 the cluster's token among it, lives in memory only and is never logged.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -114,6 +113,8 @@ class Session:
             "ray_version": self.ray_version,
             "raylet_pid": self.raylet_pid,
             "raylet_start": self.raylet_start,
+            # A raylet in another pid namespace cannot be seen, so its absence says nothing.
+            "raylet_visible": process_start(self.raylet_pid) == self.raylet_start != 0,
             "started": self.started,
         }
 
@@ -128,7 +129,7 @@ def process_start(pid: int) -> int:
     return int(stat.rpartition(")")[2].split()[19])
 
 
-def raylet_lives(facts: Mapping[str, Any]) -> bool:
-    """Whether the raylet of a recorded session still runs: same pid and same start time."""
+def raylet_is_gone(facts: Mapping[str, Any]) -> bool:
+    """Whether the raylet of a recorded session could be seen once and is not there any more."""
     pid, start = int(facts.get("raylet_pid") or 0), int(facts.get("raylet_start") or 0)
-    return pid > 0 and pid != os.getpid() and process_start(pid) == start
+    return bool(facts.get("raylet_visible")) and process_start(pid) != start

@@ -1,0 +1,204 @@
+"""``AdminService``: running and looking into the daemon. See ``proto/ray_envd/v1/admin.proto``."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import grpc
+from grpc import aio
+
+from ray_envd import __version__
+from ray_envd.agent.collector import Collector
+from ray_envd.agent.errors import EnvError, Retry
+from ray_envd.agent.link_server import LinkServer
+from ray_envd.agent.local_sessions import LocalSessions
+from ray_envd.agent.manager import Ask, Manager
+from ray_envd.agent.pb import admin_pb2 as pb
+from ray_envd.agent.pb import admin_pb2_grpc as services
+from ray_envd.agent.progress import Event
+from ray_envd.agent.sessions import Session
+from ray_envd.agent.status import Status
+from ray_envd.cache import errors as cache_errors
+from ray_envd.cache.references import References
+from ray_envd.cache.store import Entry, Store
+
+_CODES = {
+    cache_errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    cache_errors.AmbiguousError: grpc.StatusCode.INVALID_ARGUMENT,
+    cache_errors.InUseError: grpc.StatusCode.FAILED_PRECONDITION,
+}
+Context = aio.ServicerContext  # type: ignore[type-arg] # the stubs want request types; nothing here uses them
+#: Ends the daemon after what is in flight, within so many seconds; returns how many builds it ended.
+Drain = Callable[[float], Awaitable[int]]
+
+
+class AdminService(services.AdminServiceServicer):  # type: ignore[misc] # generated code is untyped
+    """Answers the command line and other programs of the daemon's user."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        sessions: LocalSessions,
+        links: LinkServer,
+        collector: Collector,
+        status: Status,
+        drain: Drain,
+    ) -> None:
+        self._manager, self._sessions, self._links = manager, sessions, links
+        self._collector, self._status, self._drain = collector, status, drain
+
+    @property
+    def _store(self) -> Store:
+        return self._manager.workshop.store
+
+    @property
+    def _references(self) -> References:
+        return self._manager.references
+
+    # runtime envs
+
+    async def CreateRuntimeEnv(  # noqa: N802 - the protocol's name
+        self, request: pb.CreateRuntimeEnvRequest, _context: Context
+    ) -> AsyncIterator[pb.CreateRuntimeEnvEvent]:
+        """Streams the steps, then the result or the failure; with ``hold``, stays open afterwards."""
+        started = time.monotonic()
+        ask = Ask(request.serialized_runtime_env, request.setup_timeout_seconds, source="admin")
+        try:
+            async with self._sessions.temporary(request.python, dict(request.environment)) as session:
+                async for message in self._create(session, ask, started):
+                    yield message
+                if request.hold:
+                    # Ends when the caller closes the stream: gRPC cancels this coroutine then.
+                    await asyncio.Event().wait()
+        except EnvError as error:
+            yield pb.CreateRuntimeEnvEvent(failure=_failure(error))
+
+    async def _create(
+        self, session: Session, ask: Ask, started: float
+    ) -> AsyncIterator[pb.CreateRuntimeEnvEvent]:
+        events: asyncio.Queue[Event | None] = asyncio.Queue()
+        task = asyncio.create_task(self._manager.acquire(session, ask, events.put_nowait))
+        task.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield pb.CreateRuntimeEnvEvent(progress=_progress(event))
+            env = await task
+        finally:
+            task.cancel()
+        yield pb.CreateRuntimeEnvEvent(
+            result=pb.CreateRuntimeEnvResult(
+                serialized_runtime_env_context=env.context,
+                cache_hit=not env.built,
+                seconds=time.monotonic() - started,
+                objects=[key.id for key in env.objects],
+            )
+        )
+
+    # objects
+
+    async def List(self, _request: pb.ListRequest, _context: Context) -> pb.ListReply:  # noqa: N802
+        """Every object and every session."""
+        objects = [self._object(entry) for entry in self._store.entries()]
+        sessions = [self._session(session) for session in self._links.sessions.values()]
+        return pb.ListReply(objects=objects, sessions=sessions)
+
+    async def Stats(self, _request: pb.StatsRequest, _context: Context) -> pb.StatsReply:  # noqa: N802
+        """Counters and sizes."""
+        values = await self._status.collect()
+        return pb.StatsReply(version=__version__, **values)
+
+    async def Gc(self, request: pb.GcRequest, _context: Context) -> pb.GcReply:  # noqa: N802
+        """Collects now, or says what would be collected."""
+        target = request.target_bytes if request.HasField("target_bytes") else None
+        done = await self._collector.collect(target, dry_run=request.dry_run)
+        victims = [pb.GcVictim(object=self._object(v.entry), reason=v.reason) for v in done.victims]
+        return pb.GcReply(
+            victims=victims, freed_bytes=done.freed_bytes, remaining_bytes=done.remaining_bytes
+        )
+
+    async def Remove(self, request: pb.RemoveRequest, context: Context) -> pb.RemoveReply:  # noqa: N802
+        """Removes one object that nobody uses."""
+        entry = await self._found(request.id, context)
+        try:
+            freed = await self._manager.workshop.thread(
+                self._store.evict, entry.key, self._references.is_referenced
+            )
+        except cache_errors.StoreError as error:
+            await _abort(context, error)
+        return pb.RemoveReply(id=entry.key.id, freed_bytes=freed)
+
+    async def Pin(self, request: pb.PinRequest, context: Context) -> pb.PinReply:  # noqa: N802
+        """Keeps an object until it is unpinned."""
+        return await self._pin(request.id, context, self._store.pin)
+
+    async def Unpin(self, request: pb.PinRequest, context: Context) -> pb.PinReply:  # noqa: N802
+        """Lets an object be collected again."""
+        return await self._pin(request.id, context, self._store.unpin)
+
+    async def Drain(self, request: pb.DrainRequest, _context: Context) -> pb.DrainReply:  # noqa: N802
+        """Ends the daemon in order."""
+        return pb.DrainReply(cancelled=await self._drain(request.deadline_seconds))
+
+    # helpers
+
+    async def _pin(self, object_id: str, context: Context, change: Callable[..., object]) -> pb.PinReply:
+        entry = await self._found(object_id, context)
+        try:
+            await self._manager.workshop.thread(change, entry.key)
+        except cache_errors.StoreError as error:
+            await _abort(context, error)
+        return pb.PinReply(object=self._object(self._store.get(entry.key) or entry))
+
+    async def _found(self, object_id: str, context: Context) -> Entry:
+        try:
+            return self._store.find(object_id)
+        except cache_errors.StoreError as error:
+            await _abort(context, error)
+            raise
+
+    def _object(self, entry: Entry) -> pb.Object:
+        return pb.Object(
+            id=entry.key.id,
+            kind=entry.key.kind,
+            summary=entry.summary,
+            bytes=entry.bytes,
+            created_ms=int(entry.created * 1000),
+            last_used_ms=int(entry.last_used * 1000),
+            uses=entry.uses,
+            references=self._references.object_count(entry.key),
+            pinned=entry.pinned,
+            build_seconds=entry.build_seconds,
+            owner_uid=entry.key.owner,
+        )
+
+    def _session(self, session: Session) -> pb.Session:
+        envs = self._manager.info(session)
+        return pb.Session(
+            id=session.id,
+            session_dir=session.session_dir,
+            ray_version=session.ray_version,
+            python=session.python,
+            raylet_pid=session.raylet_pid,
+            started_ms=int(session.started * 1000),
+            envs=len(envs),
+            references=sum(env.references for env in envs),
+            connected=session.connected,
+            owner_uid=session.owner.uid,
+        )
+
+
+async def _abort(context: Context, error: cache_errors.StoreError) -> None:
+    code = next((c for kind, c in _CODES.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+    await context.abort(code, str(error))
+
+
+def _progress(event: Event) -> pb.ProgressEvent:
+    return pb.ProgressEvent(
+        field=event.field, phase=event.phase, detail=event.detail, done=event.done, total=event.total
+    )
+
+
+def _failure(error: EnvError) -> pb.CreateRuntimeEnvFailure:
+    return pb.CreateRuntimeEnvFailure(
+        code=error.code, message=str(error), transient=error.retry is Retry.TRANSIENT
+    )

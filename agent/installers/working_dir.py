@@ -1,0 +1,55 @@
+"""``working_dir``: the folder in which a worker starts."""
+
+from typing import Any
+
+from ray_envd.agent.context import Contribution
+from ray_envd.agent.errors import InvalidSpecError
+from ray_envd.agent.fetch import local_directory, package_name
+from ray_envd.agent.files import require_directory
+from ray_envd.agent.packages import Packages, archive_path
+from ray_envd.agent.trees import Trees
+from ray_envd.agent.workshop import Bench
+
+
+class WorkingDirInstaller:
+    """Unpacks the package once per session; ``local://`` folders are used in place."""
+
+    field = "working_dir"
+
+    def __init__(self, packages: Packages, trees: Trees) -> None:
+        self._packages, self._trees = packages, trees
+
+    def needs_working_dir(self, value: Any) -> bool:
+        """It is the one the others wait for."""
+        return False
+
+    async def prepare(self, value: Any, bench: Bench) -> Contribution:
+        """The worker starts in the folder and imports from it."""
+        if not isinstance(value, str):
+            raise InvalidSpecError(
+                f"it must be a URI, not {type(value).__name__}",
+                field=self.field,
+                remedy="give a folder to ray.init, which uploads it, or a URI such as s3://bucket/code.zip",
+            )
+        local = local_directory(value, self.field)
+        if local is not None:
+            await bench.thread(require_directory, local, value, self.field, bench.session.owner)
+            return Contribution(python_path=(str(local),), working_dir=str(local))
+        name = package_name(value, self.field)
+        entry, fetched = await self._packages.archive(value, bench, self.field)
+        path, _ = await self._trees.materialize(
+            bench.session,
+            self.field,
+            name,
+            archive_path(entry),
+            entry.key.digest,
+            strip_top_level=not value.startswith("gcs://"),
+            report=bench.reporter(self.field),
+        )
+        return Contribution(
+            python_path=(str(path),),
+            working_dir=str(path),
+            objects=(entry.key,),
+            trees=(str(path),),
+            built=fetched,
+        )

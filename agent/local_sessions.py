@@ -1,0 +1,82 @@
+"""Sessions of callers that are no raylet: the command line, a benchmark, a raylet of Ray 2.6 over gRPC."""
+
+import asyncio
+import os
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from ray_envd.agent.errors import InvalidSpecError
+from ray_envd.agent.manager import Manager
+from ray_envd.agent.sessions import Session, SessionSettings
+from ray_envd.cache.owner import Owner, acting_as
+from ray_envd.cache.store import Store
+
+#: Of the daemon itself: callers of the old gRPC protocol say no hello and never end.
+GRPC_SESSION = "grpc"
+
+
+class LocalSessions:
+    """Makes and ends them. They belong to the daemon's own user, the only one (with root) who gets here."""
+
+    def __init__(self, manager: Manager, store: Store, python: str | None) -> None:
+        self._manager, self._store, self._python = manager, store, python
+        self._grpc: Session | None = None
+        self._starting = asyncio.Lock()
+
+    async def grpc(self) -> Session:
+        """The session of all callers of ``ray.rpc.RuntimeEnvService``; its references last until deleted."""
+        async with self._starting:
+            if self._grpc is None:
+                session = await self._make(GRPC_SESSION, self._python, os.environ)
+                await self._manager.start_session(session)
+                self._grpc = session
+        return self._grpc
+
+    @asynccontextmanager
+    async def temporary(self, python: str, environment: Mapping[str, str]) -> AsyncIterator[Session]:
+        """A session for one caller: when the block ends, its references and its trees are gone."""
+        session = await self._make(
+            f"local-{secrets.token_hex(8)}", python or self._python, {**os.environ, **environment}
+        )
+        await self._manager.start_session(session)
+        try:
+            yield session
+        finally:
+            await asyncio.shield(self._end(session))
+
+    async def _end(self, session: Session) -> None:
+        await self._manager.end_session(session.id)
+        await asyncio.to_thread(_remove, session.runtime_env_dir, session.owner)
+
+    async def _make(self, session_id: str, python: str | None, environment: Mapping[str, str]) -> Session:
+        owner = Owner.current()
+        interpreter = python or shutil.which("python3")
+        if interpreter is None:
+            raise InvalidSpecError(
+                "no interpreter is known for this call",
+                remedy="name one (`--python PATH`), or set the daemon's `python`",
+            )
+        folder = await asyncio.to_thread(_folder, self._store, owner, session_id)
+        return Session(
+            id=session_id,
+            owner=owner,
+            python=interpreter,
+            environment=dict(environment),
+            runtime_env_dir=folder,
+            settings=SessionSettings.of(environment),
+        )
+
+
+def _folder(store: Store, owner: Owner, session_id: str) -> Path:
+    folder = store.user_dir(owner).staging.parent / "local" / session_id
+    with acting_as(owner):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def _remove(folder: Path, owner: Owner) -> None:
+    with acting_as(owner):
+        shutil.rmtree(folder, ignore_errors=True)

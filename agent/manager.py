@@ -1,0 +1,416 @@
+"""Acquire, build, release: what every face asks, whoever the caller is.
+
+An env of a session is *ready* once its context is known and its objects are bound to it on disk. From then
+on an acquire is a few operations in memory: hold the objects, count the reference, give the hold back
+(:meth:`Manager.hit`). Everything else goes the long way through :meth:`Manager.acquire`, which runs the
+preparation once per session and env however many wait, retries what may pass, and remembers what will not.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ray_envd.agent.errors import DrainingError, EnvError, Retry, SetupTimeoutError
+from ray_envd.agent.metrics import Metrics
+from ray_envd.agent.once import Once
+from ray_envd.agent.preparation import Preparation
+from ray_envd.agent.progress import Listener, Progress
+from ray_envd.agent.sessions import Session
+from ray_envd.agent.setup_log import SetupLog, SetupLogWriter
+from ray_envd.agent.spec import RuntimeEnvSpec, digest_of_serialized, parse
+from ray_envd.agent.trees import Trees
+from ray_envd.agent.workshop import Workshop
+from ray_envd.cache.keys import ObjectKey
+from ray_envd.cache.references import References
+
+_log = logging.getLogger(__name__)
+
+#: Ray's own default for config.setup_timeout_seconds.
+DEFAULT_TIMEOUT = 600
+#: Ray's proxy for Ray Client asks for envs and never gives them back: stock does not count it.
+_UNCOUNTED_SOURCES = frozenset({"client_server"})
+#: Seconds for which a failure that may pass is remembered: long enough to spare a retry storm.
+_TRANSIENT_TTL = 5.0
+_MOST_FAILURES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request for a runtime env.
+
+    Attributes:
+        serialized: the runtime env, as Ray serialized it.
+        timeout: seconds; -1 for none, 0 for Ray's default.
+        job_id: names the set-up log.
+        log_files: further files for the set-up log.
+        source: who asks.
+    """
+
+    serialized: str
+    timeout: int = 0
+    job_id: str = ""
+    log_files: tuple[str, ...] = ()
+    source: str = ""
+
+    @property
+    def counted(self) -> bool:
+        """Whether a success adds a reference."""
+        return self.source not in _UNCOUNTED_SOURCES
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the caller waits; None for ever."""
+        return None if self.timeout < 0 else float(self.timeout or DEFAULT_TIMEOUT)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyEnv:
+    """An env that a session can be given at once. ``built``: something had to be fetched or built for it."""
+
+    context: str
+    objects: tuple[ObjectKey, ...]
+    trees: tuple[str, ...]
+    runtime_env: str  # masked
+    creation_ms: int
+    built: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EnvState:
+    """One row of ``ray list runtime-envs``."""
+
+    runtime_env: str
+    references: int
+    success: bool | None = None
+    error: str | None = None
+    creation_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    error: EnvError
+    runtime_env: str
+    until: float
+    creation_ms: int
+
+
+class Manager:
+    """The daemon's centre. Everything but ``start_session`` and ``end_session`` works on one event loop."""
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        references: References,
+        preparation: Preparation,
+        trees: Trees,
+        logs: SetupLogWriter,
+        metrics: Metrics,
+    ) -> None:
+        self.workshop, self.references, self.metrics = workshop, references, metrics
+        self.on_release = lambda: None
+        self.draining = False
+        self._preparation, self._trees, self._logs = preparation, trees, logs
+        self._once = Once()
+        self._progress: dict[tuple[str, str], Progress] = {}
+        self._ready: dict[str, dict[str, ReadyEnv]] = {}
+        self._failures: dict[str, dict[str, _Failure]] = {}
+        self._told: dict[str, set[tuple[str, str]]] = {}
+
+    # sessions
+
+    async def start_session(self, session: Session) -> None:
+        """Registers a session, or finds the references of one that has come back."""
+        await self.workshop.thread(self.references.start, session.id, session.facts())
+        ready = self._ready.setdefault(session.id, {})
+        self._failures.setdefault(session.id, {})
+        self._told.setdefault(session.id, set())
+        for record in self.references.envs(session.id):
+            env = _recorded(record.objects, record.summary)
+            if env is not None:
+                ready.setdefault(record.env_digest, env)
+        await self._trees.recover(session, {tree for env in ready.values() for tree in env.trees})
+
+    async def end_session(self, session_id: str) -> None:
+        """Drops every reference of a session whose raylet is gone."""
+        for table in (self._ready, self._failures, self._told):
+            table.pop(session_id, None)
+        self._trees.forget(session_id)
+        dropped = await self.workshop.thread(self.references.end, session_id)
+        _log.info("session %s ended, %d references dropped", session_id, dropped)
+        self.on_release()
+
+    # acquire
+
+    def hit(self, session: Session, ask: Ask) -> str | None:
+        """The context of a ready env, referenced for the caller; None if it must go the long way.
+
+        Loop-safe and quick: this is what a warm cluster calls all day.
+        """
+        digest = digest_of_serialized(ask.serialized)
+        env = self._ready.get(session.id, {}).get(digest)
+        if env is None or not self._take(session, digest, env, counted=ask.counted):
+            return None
+        self.metrics.acquires.labels("hit").inc()
+        told = self._told[session.id]
+        if (ask.job_id, digest) not in told:
+            told.add((ask.job_id, digest))
+            self._tell_reuse(session, ask)
+        return env.context
+
+    async def acquire(self, session: Session, ask: Ask, listener: Listener | None = None) -> ReadyEnv:
+        """The env, prepared if need be, and referenced for the caller.
+
+        Args:
+            session: who asks.
+            ask: for what.
+            listener: hears the preparation's steps.
+
+        Raises:
+            EnvError: it cannot be prepared, or not in time; no reference was added.
+        """
+        started = time.monotonic()
+        outcome = "failed"
+        try:
+            env = await self._acquire(session, ask, listener)
+            outcome = "built" if env.built else "hit"
+        except EnvError as error:
+            self.metrics.failures.labels(error.code).inc()
+            raise
+        finally:
+            self.metrics.acquires.labels(outcome).inc()
+            self.metrics.acquire_seconds.labels(outcome).observe(time.monotonic() - started)
+        return env
+
+    async def _acquire(self, session: Session, ask: Ask, listener: Listener | None) -> ReadyEnv:
+        digest = digest_of_serialized(ask.serialized)
+        self._raise_known_failure(session, digest)
+        if self.draining:
+            raise DrainingError("the daemon is shutting down", remedy="ask again in a moment")
+        spec = self._parse(session, ask, digest)
+        log = SetupLog(self._logs, session, ask.job_id, ask.log_files, spec.redactor)
+        for name in spec.unknown:
+            log.write(f"runtime_env field {name} is not recognized and will be ignored.", "WARNING")
+        self._told[session.id].add((ask.job_id, digest))
+        try:
+            async with asyncio.timeout(ask.seconds):
+                env = await self._ready_env(session, spec, log, listener, counted=ask.counted)
+        except TimeoutError:
+            error = _timed_out(ask.seconds)
+            log.write(str(error), "ERROR")
+            raise error from None
+        except EnvError as error:
+            log.write(str(error), "ERROR")
+            raise
+        log.write("runtime env is ready" if env.built else "runtime env is already prepared and is reused")
+        return env
+
+    async def _ready_env(
+        self,
+        session: Session,
+        spec: RuntimeEnvSpec,
+        log: SetupLog,
+        listener: Listener | None,
+        *,
+        counted: bool,
+    ) -> ReadyEnv:
+        """Waits for the env's preparation and takes a reference on the result."""
+        while True:
+            key = (session.id, spec.digest)
+            progress = self._progress.setdefault(key, Progress())
+            stops = [progress.listen(each) for each in (log.event, listener) if each is not None]
+            try:
+                env = await self._once.do(key, partial(self._prepare_until_done, session, spec, progress))
+            finally:
+                for stop in stops:
+                    stop()
+            # No await from here to the return: the reference must not be taken for one who has gone.
+            if self._take(session, spec.digest, env, counted=counted):
+                return env
+
+    def _take(self, session: Session, digest: str, env: ReadyEnv, *, counted: bool) -> bool:
+        """Counts a reference on a ready env, unless something it stands on has been collected."""
+        store, held = self.workshop.store, []
+        try:
+            for key in env.objects:
+                if store.hold(key) is None:
+                    break
+                held.append(key)
+            whole = len(held) == len(env.objects) and self._trees.use(session.id, env.trees)
+            if whole and counted:
+                self.references.acquire(session.id, digest)
+        finally:
+            for key in held:
+                store.unhold(key)
+        if not whole:
+            self._ready.get(session.id, {}).pop(digest, None)
+        return whole
+
+    # preparation
+
+    def _parse(self, session: Session, ask: Ask, digest: str) -> RuntimeEnvSpec:
+        try:
+            return parse(ask.serialized, plugins_configured=session.settings.plugins)
+        except EnvError as error:
+            self._remember_failure(session, digest, "{}", error, time.monotonic())
+            raise
+
+    async def _prepare_until_done(self, session: Session, spec: RuntimeEnvSpec, progress: Progress) -> ReadyEnv:
+        started = time.monotonic()
+        attempt = 1
+        try:
+            while True:
+                try:
+                    return await self._prepare(session, spec, progress, started)
+                except EnvError as error:
+                    if error.retry is Retry.PERMANENT or attempt >= session.settings.retry_times:
+                        self._remember_failure(session, spec.digest, spec.redacted, error, started)
+                        raise
+                    pause = session.settings.retry_interval * 2 ** (attempt - 1)
+                    progress.report("runtime_env", "attempt failed", f"{error.cause}; again in {pause:g} s")
+                    await asyncio.sleep(pause)
+                    attempt += 1
+                except Exception as bug:
+                    # Whatever it is, the raylet gets a reply, and the traceback stays here.
+                    _log.exception("preparing a runtime env failed unexpectedly")
+                    raise EnvError(
+                        f"unexpected {type(bug).__name__}", remedy="the daemon's log holds the details"
+                    ) from None
+        finally:
+            self._progress.pop((session.id, spec.digest), None)
+
+    async def _prepare(
+        self, session: Session, spec: RuntimeEnvSpec, progress: Progress, started: float
+    ) -> ReadyEnv:
+        prepared = await self._preparation.run(session, spec, progress)
+        try:
+            creation_ms = round((time.monotonic() - started) * 1000)
+            env = ReadyEnv(
+                context=prepared.context,
+                objects=prepared.objects,
+                trees=prepared.trees,
+                runtime_env=spec.redacted,
+                creation_ms=creation_ms,
+                built=prepared.built,
+            )
+            await self.workshop.thread(
+                self.references.bind, session.id, spec.digest, env.objects, _record(env)
+            )
+        finally:
+            prepared.close()
+        self._ready[session.id][spec.digest] = env
+        self._failures[session.id].pop(spec.digest, None)
+        return env
+
+    # failures
+
+    def _remember_failure(
+        self, session: Session, digest: str, runtime_env: str, error: EnvError, started: float
+    ) -> None:
+        """Keeps a failure from being tried again at once. Stock remembers each for ten minutes."""
+        lasting = error.retry is Retry.PERMANENT
+        ttl = session.settings.failure_ttl if lasting else min(_TRANSIENT_TTL, session.settings.failure_ttl)
+        failures = self._failures.get(session.id)
+        if failures is None or isinstance(error, DrainingError):
+            return
+        while len(failures) >= _MOST_FAILURES:
+            del failures[next(iter(failures))]
+        now = time.monotonic()
+        failures[digest] = _Failure(error, runtime_env, now + ttl, round((now - started) * 1000))
+
+    def _raise_known_failure(self, session: Session, digest: str) -> None:
+        failure = self._failures.get(session.id, {}).get(digest)
+        if failure is None:
+            return
+        if failure.until > time.monotonic():
+            raise failure.error
+        del self._failures[session.id][digest]
+
+    # release and report
+
+    def release(self, session: Session, serialized: str, source: str) -> None:
+        """Gives back one reference.
+
+        Raises:
+            NotReferencedError: there is none.
+        """
+        if source in _UNCOUNTED_SOURCES:
+            return
+        left = self.references.release(session.id, digest_of_serialized(serialized))
+        if left == 0:
+            self._trees.shrink(session, partial(self._trees_in_use, session))
+            self.on_release()
+
+    def _trees_in_use(self, session: Session) -> set[str]:
+        ready = self._ready.get(session.id, {})
+        used = (env for digest, env in ready.items() if self.references.count(session.id, digest))
+        return {tree for env in used for tree in env.trees}
+
+    def info(self, session: Session) -> list[EnvState]:
+        """The envs of a session: those in use, those ready, those that failed."""
+        states = {}
+        for digest, env in self._ready.get(session.id, {}).items():
+            count = self.references.count(session.id, digest)
+            states[digest] = EnvState(env.runtime_env, count, True, None, env.creation_ms)
+        now = time.monotonic()
+        for digest, failure in self._failures.get(session.id, {}).items():
+            if failure.until > now:
+                text = str(failure.error)
+                states[digest] = EnvState(failure.runtime_env, 0, False, text, failure.creation_ms)
+        return list(states.values())
+
+    async def cancel_all(self) -> int:
+        """Ends every preparation under way; those who wait get DrainingError."""
+        return await self._once.cancel_all()
+
+    @property
+    def busy(self) -> int:
+        """How many preparations are under way."""
+        return len(self._once)
+
+    def _tell_reuse(self, session: Session, ask: Ask) -> None:
+        try:
+            redactor = parse(ask.serialized).redactor
+        except EnvError:
+            return
+        log = SetupLog(self._logs, session, ask.job_id, ask.log_files, redactor)
+        log.write("runtime env is already prepared and is reused")
+
+
+def _timed_out(seconds: float | None) -> SetupTimeoutError:
+    return SetupTimeoutError(
+        f"Failed to install runtime_env within the timeout of {seconds:g} seconds",
+        remedy="increase it in the runtime env, e.g. "
+        'runtime_env={"config": {"setup_timeout_seconds": 1800}, ...}; '
+        f"the default is {DEFAULT_TIMEOUT} seconds",
+    )
+
+
+def _record(env: ReadyEnv) -> dict[str, Any]:
+    return {
+        "context": env.context,
+        "trees": list(env.trees),
+        "runtime_env": env.runtime_env,
+        "creation_ms": env.creation_ms,
+    }
+
+
+def _recorded(objects: tuple[ObjectKey, ...], summary: Mapping[str, Any]) -> ReadyEnv | None:
+    """A ready env as an earlier daemon left it; None if an older one did not say all."""
+    try:
+        json.loads(summary["context"])
+        return ReadyEnv(
+            context=summary["context"],
+            objects=tuple(objects),
+            trees=tuple(summary["trees"]),
+            runtime_env=summary["runtime_env"],
+            creation_ms=int(summary["creation_ms"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+

@@ -1,0 +1,147 @@
+"""Packages that URIs name: from anywhere into the store once, by content.
+
+Two levels, as for everything: a request digest (the URI, and a token of its freshness) leads to the archive's
+own digest, which names the object. A ``gcs://`` package is named by its content, so it never expires; others
+are asked for their validator again after ``resolution_ttl``, and a server that cannot be reached then does
+not fail an env whose package is here.
+"""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray_envd.agent.errors import NetworkError
+from ray_envd.agent.fetch import FetchContext, GcsEndpoint, fetch, validator
+from ray_envd.agent.redaction import redact_urls
+from ray_envd.agent.sessions import Session
+from ray_envd.agent.workshop import Bench, Report
+from ray_envd.cache.keys import ObjectKey, digest_of
+from ray_envd.cache.owner import Owner, acting_as
+from ray_envd.cache.store import Build, Entry
+
+_UNREACHABLE = "unreachable"
+
+
+class Packages:
+    """Gets archives into the store."""
+
+    def __init__(self, *, resolution_ttl: float, max_bytes: int) -> None:
+        self._ttl, self._max_bytes = resolution_ttl, max_bytes
+
+    async def archive(self, uri: str, bench: Bench, field: str) -> tuple[Entry, bool]:
+        """The archive that a URI names, held by the bench, and whether it had to be fetched.
+
+        Raises:
+            DownloadError: it cannot be had; NetworkError where that may pass.
+        """
+        fresh = digest_of("package", uri)
+        known = bench.linked(fresh)
+        if known is not None:
+            return known, False
+        context = self._context(bench)
+        token = await self._token(uri, fresh, context, bench, field)
+        version = digest_of("package", uri, token)
+        known = bench.linked(fresh, expired=True) if token is _UNREACHABLE else bench.linked(version)
+        if known is not None:
+            await bench.link(fresh, known.key, None if _is_immutable(uri) else self._ttl)
+            return known, False
+        download = partial(self._download, uri, context, bench, field)
+        key = await bench.workshop.once.do(("package", bench.session.owner.uid, version), download)
+        entry = bench.hold(key)
+        if entry is None:  # collected between its arrival and now
+            raise NetworkError("the package was collected before it could be used", field=field)
+        if token is not None:
+            await bench.link(version, key, None)
+        await bench.link(fresh, key, None if _is_immutable(uri) else self._ttl)
+        return entry, True
+
+    async def _token(
+        self, uri: str, fresh: str, context: FetchContext, bench: Bench, field: str
+    ) -> str | None:
+        """The source's token of freshness; a source out of reach is forgiven if the package is here."""
+        if bench.store.linked(fresh) is None and _is_immutable(uri):
+            return uri
+        try:
+            return await validator(uri, context, field=field)
+        except NetworkError as error:
+            if bench.store.linked(fresh) is None:
+                raise
+            bench.reporter(field)("source not reachable, the stored package is used", error.cause)
+            return _UNREACHABLE
+
+    async def _download(self, uri: str, context: FetchContext, bench: Bench, field: str) -> ObjectKey:
+        report = bench.reporter(field)
+        shown = redact_urls(uri.partition("#")[0])
+        report("downloading", shown)
+        staging = await bench.thread(_staging_file, bench)
+        try:
+            fetched = await fetch(
+                uri,
+                staging,
+                context,
+                field=field,
+                report=lambda done, total: report("downloading", shown, done=done, total=total),
+            )
+            key = bench.key("archive", fetched.sha256)
+            fill = partial(_move_in, staging, bench.session.owner)
+            await bench.obtain(key, fill, field=field, summary=shown, reserve=fetched.bytes)
+        finally:
+            await asyncio.shield(bench.thread(_discard, staging, bench.session.owner))
+        return key
+
+    def _context(self, bench: Bench) -> FetchContext:
+        session = bench.session
+        return FetchContext(
+            owner=session.owner,
+            environment=session.environment,
+            gcs=gcs_endpoint(session),
+            redact=bench.spec.redactor,
+            max_bytes=self._max_bytes,
+        )
+
+
+def gcs_endpoint(session: Session) -> GcsEndpoint | None:
+    """How to reach the GCS of the session's cluster."""
+    if not session.gcs_address:
+        return None
+    environment = session.environment
+    tls = environment.get("RAY_USE_TLS", "0").lower() in {"1", "true"}
+    return GcsEndpoint(
+        address=session.gcs_address,
+        token=session.token if session.auth else None,
+        server_cert=environment.get("RAY_TLS_SERVER_CERT") if tls else None,
+        server_key=environment.get("RAY_TLS_SERVER_KEY") if tls else None,
+        ca_cert=environment.get("RAY_TLS_CA_CERT") if tls else None,
+    )
+
+
+def archive_path(entry: Entry) -> Path:
+    """The archive file of an object of kind ``archive``."""
+    return entry.path / str(entry.details["file"])
+
+
+def _staging_file(bench: Bench) -> Path:
+    return bench.staging() / f"download-{secrets.token_hex(8)}"
+
+
+async def _move_in(staging: Path, owner: Owner, build: Build, _report: Report) -> Mapping[str, Any]:
+    def move() -> None:
+        with acting_as(owner):
+            os.replace(staging, build.path / "archive")
+
+    await asyncio.to_thread(move)
+    return {"file": "archive"}
+
+
+def _discard(path: Path, owner: Owner) -> None:
+    with acting_as(owner):
+        path.unlink(missing_ok=True)
+
+
+def _is_immutable(uri: str) -> bool:
+    """Whether a URI can only ever name the same bytes."""
+    return uri.startswith("gcs://") or "#sha256=" in uri

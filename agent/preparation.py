@@ -1,0 +1,116 @@
+"""One preparation: the installers of a runtime env side by side, and what they add made into a context."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray_envd.agent.context import Contribution, WorkerContext, environment_script, merge, split_names
+from ray_envd.agent.errors import EnvError, Retry
+from ray_envd.agent.installers.protocol import Installer
+from ray_envd.agent.progress import Progress
+from ray_envd.agent.sessions import Session
+from ray_envd.agent.spec import RuntimeEnvSpec
+from ray_envd.agent.trees import write_private
+from ray_envd.agent.workshop import Bench, Workshop
+from ray_envd.cache.keys import ObjectKey
+
+#: Set for installers, as in stock, so that a requirements file of the working dir can be named.
+WORKING_DIR_VARIABLE = "RAY_RUNTIME_ENV_CREATE_WORKING_DIR"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A finished preparation; what it obtained stays held until :meth:`close`."""
+
+    context: str
+    objects: tuple[ObjectKey, ...]
+    trees: tuple[str, ...]
+    built: bool
+    bench: Bench
+
+    def close(self) -> None:
+        """Gives the holds back: references protect the objects from here on."""
+        self.bench.close()
+
+
+class Preparation:
+    """Runs the installers of the registry. Their order there is the order in which contexts are merged."""
+
+    def __init__(self, workshop: Workshop, installers: Mapping[str, Installer]) -> None:
+        self._workshop, self._installers = workshop, installers
+
+    async def run(self, session: Session, spec: RuntimeEnvSpec, progress: Progress) -> Prepared:
+        """Prepares every field.
+
+        Raises:
+            EnvError: the first field's failure, a lasting one before one that may pass.
+        """
+        bench = Bench(self._workshop, session, spec, progress)
+        try:
+            parts = await self._all_fields(spec, bench)
+            context = merge(
+                parts,
+                python=session.python,
+                env_vars=spec.env_vars,
+                raylet_environment=session.environment,
+            )
+            text = await self._serialize(context, session, spec, bench)
+        except BaseException:
+            bench.close()
+            raise
+        return Prepared(
+            context=text,
+            objects=tuple(key for part in parts for key in part.objects),
+            trees=tuple(tree for part in parts for tree in part.trees),
+            built=any(part.built for part in parts),
+            bench=bench,
+        )
+
+    async def _all_fields(self, spec: RuntimeEnvSpec, bench: Bench) -> list[Contribution]:
+        """Independent fields in parallel; a field that names the working dir waits for it."""
+        fields = [name for name in self._installers if name in spec.fields]
+        tasks: dict[str, asyncio.Task[Contribution]] = {}
+
+        async def prepare(name: str) -> Contribution:
+            installer, value = self._installers[name], spec.fields[name]
+            needs_working_dir = installer.needs_working_dir(value)
+            working_dir = tasks.get("working_dir")
+            if needs_working_dir and working_dir is not None and name != "working_dir":
+                found = await asyncio.shield(working_dir)
+                if found.working_dir is not None:
+                    bench.environment[WORKING_DIR_VARIABLE] = found.working_dir
+            return await installer.prepare(value, bench)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name in fields:
+                    tasks[name] = group.create_task(prepare(name), name=f"prepare {name}")
+        except BaseExceptionGroup as failures:
+            raise _worst(failures) from None
+        return [tasks[name].result() for name in fields]
+
+    async def _serialize(
+        self, context: WorkerContext, session: Session, spec: RuntimeEnvSpec, bench: Bench
+    ) -> str:
+        shell, inline = split_names(context.variables)
+        if not shell:
+            return context.serialize(None, inline)
+        path = session.runtime_env_dir / "ray-envd" / f"{spec.digest}.sh"
+        await bench.thread(write_private, path, environment_script(shell), session.owner)
+        return context.serialize(str(path), inline)
+
+
+def _worst(failures: BaseExceptionGroup[Any]) -> BaseException:
+    """The one to tell: a lasting failure first; anything unexpected before all."""
+    flat: list[BaseException] = []
+    pending: list[BaseException] = [failures]
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending.extend(error.exceptions)
+        else:
+            flat.append(error)
+    unexpected = [e for e in flat if not isinstance(e, EnvError)]
+    lasting = [e for e in flat if isinstance(e, EnvError) and e.retry is Retry.PERMANENT]
+    return (unexpected or lasting or flat)[0]

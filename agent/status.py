@@ -1,0 +1,61 @@
+"""Figures about the daemon, gathered in one place for ``stats`` and for Prometheus."""
+
+import os
+import resource
+import shutil
+import time
+from typing import Any
+
+from ray_envd.agent.collector import Collector
+from ray_envd.agent.manager import Manager
+from ray_envd.cache.budget import Budget
+
+
+class Status:
+    """Reads what others count."""
+
+    def __init__(self, manager: Manager, collector: Collector, budget: Budget, store: str, limit: int) -> None:
+        self._manager, self._collector, self._budget = manager, collector, budget
+        self._store, self._limit = store, limit
+        self._started = time.monotonic()
+
+    async def collect(self) -> dict[str, Any]:
+        """The fields of StatsReply but for the version."""
+        manager = self._manager
+        entries = manager.workshop.store.entries()
+        disk = await manager.workshop.thread(shutil.disk_usage, self._store)
+        return {
+            "pid": os.getpid(),
+            "uptime_seconds": time.monotonic() - self._started,
+            "store": self._store,
+            "objects": len(entries),
+            "object_bytes": sum(entry.bytes for entry in entries),
+            "uv_cache_bytes": self._collector.uv_cache_bytes,
+            "budget_bytes": self._limit,
+            "reserved_bytes": self._budget.reserved,
+            "disk_free_bytes": disk.free,
+            "disk_total_bytes": disk.total,
+            "sessions": len(manager.references.sessions()),
+            "references": manager.references.total(),
+            "hits": self._value("ray_envd_acquires_total", outcome="hit"),
+            "misses": self._value("ray_envd_acquires_total", outcome="built"),
+            "failures": self._value("ray_envd_acquires_total", outcome="failed"),
+            "builds": sum(
+                int(sample.value)
+                for metric in manager.metrics.builds.collect()
+                for sample in metric.samples
+                if sample.name.endswith("_total") and sample.labels["outcome"] == "built"
+            ),
+            "building": int(manager.metrics.registry.get_sample_value("ray_envd_building") or 0),
+            "resident_bytes": resident_bytes(),
+            "draining": manager.draining,
+        }
+
+    def _value(self, name: str, **labels: str) -> int:
+        return int(self._manager.metrics.registry.get_sample_value(name, labels) or 0)
+
+
+def resident_bytes() -> int:
+    """Memory of this process (proc(5), statm: second field, in pages)."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
