@@ -1,0 +1,270 @@
+"""Unpacking archives that nobody vouches for: zip (jar, wheel), tar.gz, tar.bz2, tar.xz, tar.
+
+Safety rests on one order of work: every file is written while the tree holds no link at all, into
+folders that this module made itself; links come last, when all members are known, and each is checked
+against the whole tree. So no member can be written "through" a link of an earlier one.
+
+What differs from Ray's own unpacking (``ray/_private/runtime_env/packaging.py``): stock skips unsafe
+members and every link of a tar with a warning, and writes a zip's symbolic link as a text file; here an
+unsafe member refuses the archive, and links that stay inside the folder are made. Archives that Ray's
+driver packs hold no links (it follows them), so both unpack those alike.
+
+Call inside :func:`ray_envd.cache.owner.acting_as` where the tree belongs to another user.
+"""
+
+import errno
+import lzma
+import os
+import secrets
+import shutil
+import struct
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from ray_envd.cache.archive_members import (
+    CHUNK,
+    LONGEST_LINK,
+    ArchiveLimits,
+    Kind,
+    Member,
+    normalised,
+    reader,
+    refuse,
+)
+from ray_envd.cache.errors import StoreError, UnsafeArchiveError
+
+__all__ = ["ArchiveLimits", "UnpackCancelledError", "Unpacked", "unpack"]
+
+_PROGRESS_SECONDS = 0.2
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+#: What a damaged archive makes the standard library raise; an OSError is sorted out by its errno.
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,  # a compression method or zip version that Python does not know
+    RuntimeError,  # RecursionError on chained tar headers
+    ValueError,  # numbers, encodings
+    LookupError,
+    OverflowError,
+)
+
+
+class UnpackCancelledError(StoreError):
+    """``cancelled`` said yes; nothing is left behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What an archive gave: files (links count as such) and the bytes written."""
+
+    files: int
+    bytes: int
+
+
+def unpack(
+    archive: Path,
+    target: Path,
+    *,
+    strip_top_level: bool,
+    limits: ArchiveLimits | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Unpacked:
+    """Unpacks an archive into ``target``, which must not exist; blocking.
+
+    It happens in a folder ``.unpack-*`` beside the target, renamed at the end: whoever sees the target
+    sees all of it, and after a failure there is nothing (only a killed process leaves such a folder).
+    The format is told by the content, not by the name. Permission bits are kept (0777; files at least
+    u+rw, folders u+rwx), setuid, setgid, sticky, owners and times are not.
+
+    Args:
+        archive: the file.
+        target: the folder to make.
+        strip_top_level: leave out the one folder that holds everything, if there is such a one (in a zip
+            a ``__MACOSX`` beside it is dropped), as stock does for every URI but ``gcs://``.
+        limits: what is too much; the defaults of :class:`ArchiveLimits`.
+        cancelled: asked often; true ends the work with :class:`UnpackCancelledError`.
+        progress: bytes of the archive read so far and in all; called a few times a second.
+
+    Raises:
+        UnsafeArchiveError: with the member and the rule it breaks.
+        UnpackCancelledError: as asked.
+        FileExistsError: there is something at ``target``.
+        OSError: the disk (no space, no permission).
+    """
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    scratch = target.with_name(f".unpack-{secrets.token_hex(8)}")
+    scratch.mkdir(mode=0o700)
+    try:
+        with archive.open("rb") as raw:
+            tree = _Tree(scratch, raw, limits or ArchiveLimits(), cancelled, progress)
+            base = scratch / tree.fill(strip_top_level=strip_top_level)
+        base.chmod(0o755)
+        base.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return Unpacked(tree.files, tree.bytes)
+
+
+class _Tree:
+    """The folder under construction: what may be written where, and how much."""
+
+    def __init__(
+        self,
+        root: Path,
+        raw: BinaryIO,
+        limits: ArchiveLimits,
+        cancelled: Callable[[], bool],
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self.files = self.bytes = 0
+        # Plain strings: with ten thousand files, making Path objects is most of the time.
+        self._root, self._raw, self._limits = str(root), raw, limits
+        self._cancelled, self._progress = cancelled, progress
+        self._archive_bytes = os.fstat(raw.fileno()).st_size
+        self._members = self._declared = self._done = 0
+        self._next_progress = 0.0
+        self._kinds: dict[str, Kind] = {"": Kind.FOLDER}
+        self._links: list[Member] = []
+
+    def fill(self, *, strip_top_level: bool) -> str:
+        """Unpacks everything; returns the path within the root that is to become the target."""
+        try:
+            source = reader(self._raw, self._limits, self._tick, strip=strip_top_level)
+            for member in source.members():
+                self._add(member)
+            top = (source.top_level or "") if strip_top_level else ""
+            self._make_links(top)
+        except _DAMAGE as error:
+            raise UnsafeArchiveError(f"the archive is damaged: {error or type(error).__name__}") from error
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise UnsafeArchiveError("a member's name is longer than a file system allows") from error
+            if error.errno is None:  # gzip and bz2 say so of bad data
+                raise UnsafeArchiveError(f"the archive is damaged: {error}") from error
+            raise
+        self._progress(self._archive_bytes, self._archive_bytes)
+        return top
+
+    def _tick(self) -> None:
+        """At every member and every megabyte: cancellation and progress."""
+        if self._cancelled():
+            raise UnpackCancelledError("unpacking was cancelled")
+        now = time.monotonic()
+        if now >= self._next_progress:
+            self._next_progress = now + _PROGRESS_SECONDS
+            self._done = max(self._done, self._raw.tell())
+            self._progress(self._done, self._archive_bytes)
+
+    def _add(self, member: Member) -> None:
+        self._tick()
+        self._members += 1
+        self._declared += member.size
+        self._limits.check(self._members, self._declared, self._archive_bytes)
+        if member.kind is Kind.FOLDER:
+            self._folder(member.path, member.name)
+            if member.mode:
+                os.chmod(self._at(member.path), (member.mode & 0o777) | 0o700)  # noqa: PTH101 - see __init__
+            return
+        if member.path in self._kinds:
+            refuse(member.name, "comes twice" if member.path else "is the folder itself")
+        self._folder(member.path.rpartition("/")[0], member.name)
+        self._kinds[member.path] = member.kind
+        self.files += 1
+        if member.kind is Kind.FILE:
+            self._file(member)
+        else:
+            self._links.append(member)
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}"
+
+    def _folder(self, path: str, name: str) -> None:
+        """Makes a folder and those above it, for the member of this name."""
+        missing = []
+        while (kind := self._kinds.get(path)) is None:
+            missing.append(path)
+            path = path.rpartition("/")[0]
+        if kind is not Kind.FOLDER:
+            refuse(name, f"needs {path[:200]!r} to be a folder, which is {kind.value}")
+        for new in reversed(missing):
+            os.mkdir(self._at(new))  # noqa: PTH102 - see __init__
+            os.chmod(self._at(new), 0o755)  # noqa: PTH101, S103 - as stock, whatever the umask
+            self._kinds[new] = Kind.FOLDER
+
+    def _file(self, member: Member) -> None:
+        descriptor = os.open(self._at(member.path), _NEW_FILE, 0o600)
+        with open(descriptor, "wb", buffering=0) as out:
+            self._copy(member, out)
+            os.fchmod(descriptor, ((member.mode & 0o777) | 0o600) if member.mode else 0o644)
+
+    def _copy(self, member: Member, out: IO[bytes]) -> None:
+        left = member.size
+        source = member.open()
+        if source is None:
+            refuse(member.name, "has no content")
+        with source:
+            while chunk := source.read(CHUNK):
+                left -= len(chunk)
+                if left < 0:
+                    refuse(member.name, f"is larger than the {member.size} bytes it declares")
+                _write_all(out, chunk)
+                self.bytes += len(chunk)
+                if left:
+                    self._tick()
+        if left:
+            refuse(member.name, f"is {left} bytes shorter than it declares")
+
+    def _make_links(self, top: str) -> None:
+        for member in self._links:
+            if member.kind is Kind.HARDLINK:
+                self._hard_link(member)
+            else:
+                self._symbolic_link(member, top)
+        # Only now, with every link in place, is it known where each really leads.
+        base = os.path.realpath(self._at(top))
+        for member in self._links:
+            if not _within(os.path.realpath(self._at(member.path)), base):
+                refuse(
+                    member.name, f"is a link to {member.link[:200]!r}, outside of the folder by way of others"
+                )
+
+    def _hard_link(self, member: Member) -> None:
+        source = normalised(member.link)
+        if self._kinds.get(source) is not Kind.FILE:
+            refuse(member.name, f"is a hard link to {member.link[:200]!r}, which is no file of the archive")
+        os.link(self._at(source), self._at(member.path), follow_symlinks=False)
+
+    def _symbolic_link(self, member: Member, top: str) -> None:
+        if not member.link or "\0" in member.link or len(member.link) > LONGEST_LINK:
+            refuse(member.name, "is a malformed symbolic link")
+        folder = member.path.rpartition("/")[0]
+        end = os.path.normpath(f"{folder}/{member.link}" if folder else member.link)
+        if member.link.startswith("/") or not _within(end, top):
+            refuse(member.name, f"is a link to {member.link[:200]!r}, outside of the folder")
+        os.symlink(member.link, self._at(member.path))  # noqa: PTH211 - see __init__
+
+
+def _within(path: str, base: str) -> bool:
+    """Whether a normalised path lies in a folder; "" is the root that a relative path starts from."""
+    if not base:
+        return path != ".." and not path.startswith("../")
+    return path == base or path.startswith(f"{base}/")
+
+
+def _write_all(out: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[out.write(view) :]
