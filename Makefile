@@ -1,0 +1,63 @@
+# Each target sets up all that it needs, inside this folder only (.venv and .work, both ignored by git).
+# PYTHON=… chooses the interpreter (3.11 or later); ARGS=… goes to what a target runs (pytest, the demo, …).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+ARGS ?=
+export PYTHON
+# uv's own cache stays in the folder too: a clone leaves nothing behind elsewhere when it is removed.
+export UV_CACHE_DIR ?= $(CURDIR)/.work/uv-cache
+
+BIN := .venv/bin
+VENV := .venv/.ready
+RAYS := .work/ray-2.60.0/.ready .work/ray-2.49.1/.ready
+STUBS := .work/ray-2.6.3/.ready
+
+.PHONY: help demo test test-fast check proto bench lock rays clean debian
+
+help: ## this list
+	@echo "ray-envd: make <target>"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV) .work/ray-2.60.0/.ready ## a real Ray node on ray-envd, cold and after a restart (STOCK=1: beside stock Ray)
+	@$(BIN)/python tools/demo.py $(if $(STOCK),--stock) $(ARGS)
+
+test: debian $(VENV) $(RAYS) $(STUBS) ## the whole test suite, real Ray included
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(VENV) ## the tests that need neither Ray nor podman
+	@$(BIN)/python -m pytest -m "not ray and not podman" $(ARGS)
+
+check: $(VENV) ## ruff, mypy strict, import contracts, generated code up to date
+	@tools/check.sh
+
+proto: $(VENV) ## generate agent/pb/ from proto/
+	@$(BIN)/python tools/proto.py
+
+bench: $(VENV) .work/ray-2.60.0/.ready ## measure; every script in benchmarks/
+	@for script in benchmarks/*.py; do \
+	  [ -e "$$script" ] || { echo "benchmarks/ holds no script yet"; break; }; \
+	  echo "== $$script"; $(BIN)/python "$$script" $(ARGS); \
+	done
+
+lock: $(VENV) ## resolve every lock file anew (UPGRADE=1: to the newest versions)
+	@tools/lock.sh $(if $(UPGRADE),--upgrade)
+
+rays: $(RAYS) $(STUBS) ## the Ray installations that tests and demo use
+
+clean: ## remove all that the targets made in this folder
+	rm -rf .venv .work dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+debian:
+	@tools/debian.sh systemd-analyze=systemd
+
+$(VENV): requirements-dev.lock pyproject.toml tools/venv.sh
+	@tools/venv.sh
+
+.work/ray-%/.ready: tests/ray/locks/ray-%.lock tools/ray.sh | $(VENV)
+	@tools/ray.sh $*
