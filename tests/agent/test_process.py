@@ -1,0 +1,84 @@
+"""Running tools."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from ray_envd.agent import process
+from ray_envd.agent.errors import ToolMissingError
+from ray_envd.cache.owner import Owner
+
+ENV = {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}
+
+
+async def run(*argv: str, **more: object) -> process.Completed:
+    return await process.run(argv, env=ENV, cwd="/", owner=Owner.current(), **more)  # type: ignore[arg-type]
+
+
+async def test_output_of_both_streams_comes_in_order_with_the_exit_code() -> None:
+    """A failing tool is not an exception; its lines are kept."""
+    lines: list[str] = []
+    done = await run("sh", "-c", "echo one; echo two >&2; echo; exit 3", on_line=lines.append)
+    assert done.returncode == 3
+    assert done.lines == ("one", "two", "") == tuple(lines)
+    assert done.tail() == ("one", "two")
+
+
+async def test_a_missing_program_is_typed() -> None:
+    """The error names the program and the remedy."""
+    with pytest.raises(ToolMissingError, match="no-such-tool"):
+        await run("/no-such-tool")
+
+
+async def test_cancelling_ends_the_whole_group(tmp_path: Path) -> None:
+    """Grandchildren that ignore SIGTERM are gone too."""
+    pids = tmp_path / "pids"
+    script = f"trap '' TERM; (trap '' TERM; sleep 60) & echo $! $$ > {pids}; wait"
+    task = asyncio.create_task(run("sh", "-c", script))
+    while not (pids.exists() and pids.read_text().strip()):
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    async def gone() -> None:
+        while any(_lives(int(pid)) for pid in pids.read_text().split()):
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(gone(), 2)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def test_the_environment_is_exactly_what_was_given() -> None:
+    """Nothing of the daemon's own environment reaches a tool."""
+    done = await process.run(
+        [sys.executable, "-I", "-c", "import os; print(sorted(os.environ))"],
+        env={"ONLY": "this"},
+        cwd="/",
+        owner=Owner.current(),
+    )
+    assert "PATH" not in done.lines[0]
+    assert "ONLY" in done.lines[0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run tools as somebody else")
+async def test_a_tool_runs_as_its_owner_without_roots_groups() -> None:
+    """A build of another user has his uid, his gid and no group of root's."""
+    done = await process.run(["id"], env=ENV, cwd="/", owner=Owner(12345, 12346, "/", "12345"))
+    assert "uid=12345 gid=12346 groups=12346" in done.lines[0]
+
+
+async def test_a_log_holds_the_command_and_all_lines(tmp_path: Path) -> None:
+    """The full log is what an error message points to."""
+    done = await run("sh", "-c", "echo hello; exit 1")
+    path = process.save_log(tmp_path / "logs" / "x.log", ["tool", "arg"], done, Owner.current())
+    assert Path(path).read_text() == "$ tool arg\nhello\nexit code 1\n"
