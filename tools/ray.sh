@@ -18,8 +18,8 @@ rm -rf "$target"
 if [ "$version" = 2.6.3 ]; then
   # Its wheel stops at Python 3.11, its stubs do not: take them out, beside a grpcio that any Python has.
   "$uv" venv -q --python .venv/bin/python "$target"
-  grep -v '^ray==' "$lock" | awk '/^[a-z]/ { on = 1 } on' >"$target/tools.lock"
-  awk '/^ray==/ { on = 1 } on && !/^(ray==| )/ { exit } on' "$lock" >"$target/ray.lock"
+  awk '/^[a-z]/ { on = !/^ray==/ } on' "$lock" >"$target/tools.lock"
+  awk '/^[a-z]/ { on = /^ray==/ } on' "$lock" >"$target/ray.lock"
   "$uv" pip sync -q --python "$target" --require-hashes "$target/tools.lock"
   "$uv" pip install -q --target "$target/wheel" --no-deps --python-version 3.11 --only-binary :all: \
     --require-hashes -r "$target/ray.lock"

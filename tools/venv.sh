@@ -29,8 +29,8 @@ if ! { [ -x .venv/bin/python ] && suits .venv/bin/python; }; then
 fi
 
 if [ ! -x .venv/bin/uv ]; then
-  awk '/^uv==/ { on = 1 } on && !/^(uv==| )/ { exit } on' requirements-dev.lock >.work/uv.lock
-  .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes --no-deps -r .work/uv.lock
+  awk '/^[a-z]/ { on = /^uv==/ } on' requirements-dev.lock >.work/uv.lock
+  .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes --no-deps -r .work/uv.lock
 fi
 
 echo "Installing the packages of requirements-dev.lock"
