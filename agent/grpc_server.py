@@ -1,0 +1,108 @@
+"""gRPC: our services, health and reflection, on the gated Unix socket and, on request, on TCP with a token."""
+
+import hmac
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from ray_envd.agent.pb import POOL, admin_pb2, admin_pb2_grpc, runtime_env_pb2, runtime_env_pb2_grpc
+
+_UNLIMITED = [
+    ("grpc.max_receive_message_length", 64 * 1024**2),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.so_reuseport", 0),
+]
+_SERVICES = (
+    runtime_env_pb2.DESCRIPTOR.services_by_name["RuntimeEnvService"].full_name,
+    admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
+)
+
+
+class _TokenInterceptor(aio.ServerInterceptor):  # type: ignore[misc] # the stubs leave it untyped
+    """Refuses calls without the bearer token; compared in constant time."""
+
+    def __init__(self, token: str) -> None:
+        self._expected = f"Bearer {token}".encode()
+
+        async def refuse(_request: object, context: Any) -> None:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the bearer token is missing or wrong")
+
+        self._refusal = grpc.unary_unary_rpc_method_handler(refuse)
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        """See grpc.aio.ServerInterceptor."""
+        metadata = dict(handler_call_details.invocation_metadata or ())
+        given = metadata.get("authorization", "")
+        if hmac.compare_digest(str(given).encode(), self._expected):
+            return await continuation(handler_call_details)
+        return self._refusal
+
+
+class GrpcServer:
+    """Both listeners with the same services."""
+
+    def __init__(
+        self,
+        runtime_env: runtime_env_pb2_grpc.RuntimeEnvServiceServicer,
+        admin: admin_pb2_grpc.AdminServiceServicer,
+    ) -> None:
+        self._runtime_env, self._admin = runtime_env, admin
+        self._servers: list[aio.Server] = []
+        self._health = health.aio.HealthServicer()
+
+    async def start_unix(self, path: Path) -> None:
+        """Listens on a Unix socket whose folder keeps others out."""
+        server = self._make(())
+        server.add_insecure_port(f"unix:{path}")
+        await server.start()
+
+    async def start_tcp(self, address: str, token: str) -> int:
+        """Listens on TCP for callers who have the token; returns the port."""
+        server = self._make((_TokenInterceptor(token),))
+        port: int = server.add_insecure_port(address)
+        await server.start()
+        return port
+
+    def _make(self, interceptors: tuple[aio.ServerInterceptor, ...]) -> aio.Server:
+        server = aio.server(options=_UNLIMITED, interceptors=interceptors)
+        runtime_env_pb2_grpc.add_RuntimeEnvServiceServicer_to_server(self._runtime_env, server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server, pool=_pool())
+        self._servers.append(server)
+        return server
+
+    async def set_serving(self, serving: bool) -> None:  # noqa: FBT001 - the state itself
+        """What the health service answers, for the daemon and for each service."""
+        status = health_pb2.HealthCheckResponse.ServingStatus
+        state = status.SERVING if serving else status.NOT_SERVING
+        for name in ("", *_SERVICES):
+            await self._health.set(name, state)
+
+    async def stop(self, grace: float) -> None:
+        """Accepts no calls, lets those under way end for so many seconds, then cancels them."""
+        for server in self._servers:
+            await server.stop(grace)
+
+
+def _pool() -> Any:
+    """Our own descriptors and those of the health service, which reflection shows beside them."""
+    if health_pb2.DESCRIPTOR.name not in _known_files():
+        POOL.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
+    return POOL
+
+
+def _known_files() -> set[str]:
+    try:
+        POOL.FindFileByName(health_pb2.DESCRIPTOR.name)
+    except KeyError:
+        return set()
+    return {health_pb2.DESCRIPTOR.name}

@@ -1,0 +1,291 @@
+"""The daemon's life: start, serve, drain, stop.
+
+A signal only sets an event; the second one forces. Draining stops to accept, lets what is in flight end
+within the deadline, ends the rest, and leaves references and sessions as they are for the next daemon.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+
+import uvloop
+
+from ray_envd.agent import notify
+from ray_envd.agent.collector import Collector
+from ray_envd.agent.config import Settings
+from ray_envd.agent.gate import Gate
+from ray_envd.agent.grpc_admin import AdminService
+from ray_envd.agent.grpc_runtime_env import RuntimeEnvService
+from ray_envd.agent.grpc_server import GrpcServer
+from ray_envd.agent.http import HttpServer
+from ray_envd.agent.installers import registry
+from ray_envd.agent.link_server import LinkServer
+from ray_envd.agent.local_sessions import LocalSessions
+from ray_envd.agent.manager import Manager
+from ray_envd.agent.metrics import Metrics
+from ray_envd.agent.preparation import Preparation
+from ray_envd.agent.setup_log import SetupLogWriter
+from ray_envd.agent.status import Status
+from ray_envd.agent.status_http import StatusFace
+from ray_envd.agent.trees import Trees
+from ray_envd.agent.workshop import Workshop
+from ray_envd.cache.archive import ArchiveLimits
+from ray_envd.cache.budget import Budget
+from ray_envd.cache.errors import StoreLockedError
+from ray_envd.cache.gc import Limits
+from ray_envd.cache.references import References
+from ray_envd.cache.store import Store
+
+_log = logging.getLogger(__name__)
+EXIT_OK, EXIT_FAILED, EXIT_LOCKED = 0, 1, 5
+_LAG_INTERVAL = 1.0
+
+
+class Daemon:
+    """Everything that runs, wired once. Make it inside the event loop that will run it."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.settings, self.store = settings, store
+        self.stopping = asyncio.Event()
+        self.forced = asyncio.Event()
+        self.drain_deadline = settings.drain_timeout
+        self._drained: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._ready = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.metrics = Metrics()
+        self._logs = SetupLogWriter()
+        limits = ArchiveLimits(max_bytes=settings.archive_max_bytes, max_ratio=settings.archive_max_ratio)
+        self._trees = Trees(limits)
+        budget = Budget(
+            settings.budget_bytes, lambda: shutil.disk_usage(settings.store).free, settings.min_free
+        )
+        self.workshop = Workshop(store, budget, self.metrics, settings.build_parallelism)
+        self.references = References.open(store.layout.sessions)
+        installers = registry(settings, store, self._trees)
+        self.manager = Manager(
+            self.workshop,
+            self.references,
+            Preparation(self.workshop, installers),
+            self._trees,
+            self._logs,
+            self.metrics,
+        )
+        self.collector = Collector(self.workshop, self.references, _limits(settings), installers.uv)
+        self.workshop.make_room = self.collector.make_room
+        self.workshop.after_build = self.collector.poke
+        self.manager.on_release = self.collector.poke
+        self.links = LinkServer(
+            link_socket(settings.socket),
+            self.manager,
+            max_body=settings.request_max_bytes,
+            serves_everybody=os.geteuid() == 0,
+            on_change=self._sessions_changed,
+        )
+        self._sessions = LocalSessions(self.manager, store, settings.python)
+        self._status = Status(self.manager, self.collector, budget, str(settings.store), settings.budget_bytes)
+        admin = AdminService(
+            self.manager, self._sessions, self.links, self.collector, self._status, self.drain
+        )
+        self._grpc = GrpcServer(RuntimeEnvService(self.manager, self._sessions), admin)
+        self._inner = settings.socket.parent / f".{settings.socket.name}.{secrets.token_hex(4)}"
+        self._gate = Gate(settings.socket, self._inner / "grpc")
+        self._http: HttpServer | None = None
+        self._idle_since = time.monotonic()
+
+    # start
+
+    async def start(self) -> None:
+        """Listens everywhere; the store is open and recovered already."""
+        self._inner.parent.mkdir(parents=True, exist_ok=True)
+        self._inner.mkdir(mode=0o700)
+        await self._grpc.start_unix(self._inner / "grpc")
+        await self._gate.start()
+        await self._start_http()
+        await self._start_tcp()
+        recorded = {record.session_id: record.facts for record in self.references.sessions()}
+        await self._end_local_sessions(recorded)
+        await self.links.start()
+        self._spawn(self.links.end_lost_sessions(recorded), "end lost sessions")
+        self._spawn(self.collector.run(), "collector")
+        self._spawn(self._watch_loop(), "loop lag")
+        if self.settings.idle_exit:
+            self._spawn(self._end_when_idle(self.settings.idle_exit), "idle exit")
+        await self._grpc.set_serving(True)
+        self._ready = True
+
+    async def _end_local_sessions(self, recorded: dict[str, object]) -> None:
+        """Callers of an earlier daemon's command line are gone with their streams."""
+        for session_id in [sid for sid in recorded if sid.startswith("local-")]:
+            await self.manager.end_session(session_id)
+
+    async def _start_http(self) -> None:
+        address = self.settings.http
+        if address is None:
+            return
+        try:
+            listener = socket.create_server(address, backlog=128)
+        except OSError as error:
+            # Never a reason not to prepare environments: a second daemon of this node may have the port.
+            _log.warning("no metrics: cannot listen on %s:%d: %s", *address, error)
+            return
+        listener.setblocking(False)
+        face = StatusFace(self.metrics, lambda: self._ready and not self.manager.draining)
+        self._http = HttpServer(face, max_body=0)
+        await self._http.start(listener)
+        _log.info("metrics and health on http://%s:%d", *listener.getsockname()[:2])
+
+    async def _start_tcp(self) -> None:
+        if self.settings.tcp is None:
+            return
+        token = await asyncio.to_thread(self.settings.read_tcp_token)
+        port = await self._grpc.start_tcp("{}:{}".format(*self.settings.tcp), token)
+        _log.info("gRPC on TCP port %d", port)
+
+    def _spawn(self, work: "asyncio.Coroutine[object, object, None]", name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # while it runs
+
+    async def _watch_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_INTERVAL
+            await asyncio.sleep(_LAG_INTERVAL)
+            self.metrics.loop_lag.set(max(0.0, loop.time() - due))
+            notify.watchdog()
+
+    def _sessions_changed(self) -> None:
+        self._idle_since = time.monotonic()
+        self.metrics.sessions.set(len(self.links.sessions))
+
+    async def _end_when_idle(self, seconds: float) -> None:
+        """A daemon that a link started ends when no raylet has been attached for so long."""
+        while True:
+            if self.links.sessions or self.manager.busy:
+                self._idle_since = time.monotonic()
+            left = self._idle_since + seconds - time.monotonic()
+            if left <= 0:
+                _log.info("no session for %g s: the daemon ends", seconds)
+                self.stopping.set()
+                return
+            await asyncio.sleep(min(left, 5.0))
+
+    # stop
+
+    async def drain(self, deadline: float) -> int:
+        """Asks the daemon to end and waits until nothing is in flight; returns how many builds it ended."""
+        if deadline > 0:
+            self.drain_deadline = deadline
+        self.stopping.set()
+        return await asyncio.shield(self._drained)
+
+    async def stop(self) -> None:
+        """Drains, then closes; every step is bounded."""
+        notify.stopping()
+        self._ready = False
+        self.manager.draining = True
+        await self._grpc.set_serving(False)
+        cancelled = await self._finish_work()
+        if not self._drained.done():
+            self._drained.set_result(cancelled)
+        for task in tuple(self._tasks):
+            task.cancel()
+        await self.links.stop(deadline=1.0)
+        self._gate.stop()
+        await self._grpc.stop(grace=1.0)
+        if self._http is not None:
+            await self._http.stop()
+        shutil.rmtree(self._inner, ignore_errors=True)
+        await asyncio.to_thread(self._close)
+
+    async def _finish_work(self) -> int:
+        end = time.monotonic() + self.drain_deadline
+        while self.manager.busy and time.monotonic() < end and not self.forced.is_set():
+            await asyncio.sleep(0.02)
+        cancelled = await self.manager.cancel_all()
+        if cancelled:
+            _log.warning("%d preparations were ended; their raylets will ask the next daemon", cancelled)
+        return cancelled
+
+    def _close(self) -> None:
+        self._logs.close()
+        self.workshop.close()
+        self.references.close()
+        self.store.close()
+
+
+def link_socket(control: Path) -> Path:
+    """The links' socket stands beside the control socket, under a name that both sides know."""
+    return control.with_name(f"{control.name}.link")
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        high_bytes=settings.high_bytes,
+        low_bytes=settings.low_bytes,
+        kind_bytes={},
+        min_unused_seconds=settings.min_unused_age,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _signals(daemon: Daemon) -> AsyncIterator[None]:
+    loop = asyncio.get_running_loop()
+
+    def received(name: str) -> None:
+        if daemon.stopping.is_set():
+            _log.warning("%s again: no more waiting", name)
+            daemon.forced.set()
+        _log.info("%s: draining", name)
+        daemon.stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, partial(received, number.name))
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _run(settings: Settings) -> int:
+    if os.geteuid() == 0:
+        # acting_as() changes a thread's uid and gid; groups of root's must not come along.
+        os.setgroups([])
+    try:
+        store = await asyncio.to_thread(Store.open, settings.store)
+    except StoreLockedError as error:
+        _log.error("%s", error)  # noqa: TRY400 - the message says all
+        return EXIT_LOCKED
+    daemon = Daemon(settings, store)
+    async with _signals(daemon):
+        await daemon.start()
+        notify.ready()
+        _log.info("ready: store %s, socket %s", settings.store, settings.socket)
+        daemon._spawn(_sweep(store), "sweep")  # noqa: SLF001 - the same module
+        await daemon.stopping.wait()
+        await daemon.stop()
+    _log.info("stopped")
+    return EXIT_OK
+
+
+async def _sweep(store: Store) -> None:
+    await asyncio.to_thread(store.sweep)
+
+
+def serve(settings: Settings, started: Callable[[], None] = lambda: None) -> int:
+    """Runs the daemon until it is told to stop; returns its exit code."""
+    started()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(settings))
