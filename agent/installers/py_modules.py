@@ -1,0 +1,68 @@
+"""``py_modules``: packages that workers can import, from folders, archives and wheels."""
+
+import asyncio
+from typing import Any
+
+from ray_envd.agent.context import Contribution
+from ray_envd.agent.environments import Environments
+from ray_envd.agent.errors import InvalidSpecError
+from ray_envd.agent.fetch import package_name
+from ray_envd.agent.files import local_directory, require_directory
+from ray_envd.agent.packages import Packages, archive_path
+from ray_envd.agent.trees import Trees
+from ray_envd.agent.workshop import Bench
+
+
+class PyModulesInstaller:
+    """Each entry is prepared by itself, all at once; PYTHONPATH keeps their order.
+
+    An archive is unpacked per session, as the working dir is. A wheel is installed into an environment of the
+    store, with what it needs and the interpreter lacks, and its site-packages join PYTHONPATH.
+    """
+
+    field = "py_modules"
+
+    def __init__(self, packages: Packages, trees: Trees, environments: Environments) -> None:
+        self._packages, self._trees, self._environments = packages, trees, environments
+
+    def needs_working_dir(self, value: Any) -> bool:
+        """Never: entries are URIs."""
+        return False
+
+    async def prepare(self, value: Any, bench: Bench) -> Contribution:
+        """The folders of all entries, in their order."""
+        if not isinstance(value, list) or not all(isinstance(uri, str) for uri in value):
+            raise InvalidSpecError(
+                "it must be a list of URIs",
+                field=self.field,
+                remedy="give folders or wheels to ray.init, which uploads them, or URIs",
+            )
+        parts = await asyncio.gather(*(self._entry(uri, bench) for uri in value))
+        return Contribution(
+            python_path=tuple(path for part in parts for path in part.python_path),
+            objects=tuple(key for part in parts for key in part.objects),
+            trees=tuple(tree for part in parts for tree in part.trees),
+            built=any(part.built for part in parts),
+        )
+
+    async def _entry(self, uri: str, bench: Bench) -> Contribution:
+        local = local_directory(uri, self.field)
+        if local is not None:
+            await bench.thread(require_directory, local, uri, self.field, bench.session.owner)
+            return Contribution(python_path=(str(local),))
+        name = package_name(uri, self.field)
+        entry, fetched = await self._packages.archive(uri, bench, self.field)
+        if uri.partition("#")[0].partition("?")[0].endswith(".whl"):
+            return await self._wheel(uri, entry.key.digest, archive_path(entry), fetched, bench)
+        path, _ = await self._trees.materialize(
+            bench.session,
+            self.field,
+            name,
+            archive_path(entry),
+            entry.key.digest,
+            strip_top_level=not uri.startswith("gcs://"),
+            report=bench.reporter(self.field),
+        )
+        return Contribution(
+            python_path=(str(path),), objects=(entry.key,), trees=(str(path),), built=fetched
+        )
