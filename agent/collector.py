@@ -6,10 +6,10 @@ import logging
 import os
 import time
 from dataclasses import replace
-from functools import partial
 
 from ray_envd.agent import process
 from ray_envd.agent.errors import EnvError
+from ray_envd.agent.python.tools import Toolbox
 from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.collect import Collected, collect
 from ray_envd.cache.gc import Limits
@@ -25,8 +25,8 @@ _CALM = 0.5  # seconds to let a burst of events pass
 class Collector:
     """Keeps the store within its limits. ``poke`` from anywhere on the event loop."""
 
-    def __init__(self, workshop: Workshop, references: References, limits: Limits, uv: str) -> None:
-        self._workshop, self._references, self._limits, self._uv = workshop, references, limits, uv
+    def __init__(self, workshop: Workshop, references: References, limits: Limits) -> None:
+        self._workshop, self._references, self._limits = workshop, references, limits
         self._poked = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self.uv_cache_bytes = 0
@@ -103,11 +103,12 @@ class Collector:
     async def _prune_uv(self) -> None:
         """The objects alone do not free enough: uv's own cache goes as well."""
         for owner in await self._workshop.thread(self._owners):
-            folder = await self._workshop.thread(partial(self._workshop.store.user_dir, owner))
-            environment = {"UV_CACHE_DIR": str(folder.uv_cache), "PATH": os.environ.get("PATH", "")}
+            folder = await self._workshop.thread(self._workshop.store.user_dir, owner)
+            tools = Toolbox.bundled(folder.uv_cache)
+            environment = {"UV_CACHE_DIR": str(tools.cache_dir), "PATH": os.environ.get("PATH", "")}
             try:
                 await process.run(
-                    [self._uv, "cache", "clean"], env=environment, cwd=folder.staging, owner=owner
+                    [tools.uv, "cache", "clean"], env=environment, cwd=folder.staging, owner=owner
                 )
             except EnvError as error:
                 _log.warning("uv's cache could not be cleaned: %s", error)

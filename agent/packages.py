@@ -8,11 +8,13 @@ not fail an env whose package is here.
 
 import asyncio
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ray_envd.agent.errors import NetworkError
 from ray_envd.agent.fetch import FetchContext, GcsEndpoint, fetch, validator
@@ -24,6 +26,7 @@ from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.store import Build, Entry
 
 _UNREACHABLE = "unreachable"
+_WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,250}\.whl")
 
 
 class Packages:
@@ -87,7 +90,7 @@ class Packages:
                 report=lambda done, total: report("downloading", shown, done=done, total=total),
             )
             key = bench.key("archive", fetched.sha256)
-            fill = partial(_move_in, staging, bench.session.owner)
+            fill = partial(_move_in, staging, _file_name(uri), bench.session.owner)
             await bench.obtain(key, fill, field=field, summary=shown, reserve=fetched.bytes)
         finally:
             await asyncio.shield(bench.thread(_discard, staging, bench.session.owner))
@@ -128,13 +131,21 @@ def _staging_file(bench: Bench) -> Path:
     return bench.staging() / f"download-{secrets.token_hex(8)}"
 
 
-async def _move_in(staging: Path, owner: Owner, build: Build, _report: Report) -> Mapping[str, Any]:
+async def _move_in(
+    staging: Path, name: str, owner: Owner, build: Build, _report: Report
+) -> Mapping[str, Any]:
     def move() -> None:
         with acting_as(owner):
-            os.replace(staging, build.path / "archive")
+            os.replace(staging, build.path / name)
 
     await asyncio.to_thread(move)
-    return {"file": "archive"}
+    return {"file": name}
+
+
+def _file_name(uri: str) -> str:
+    """What an archive is called in its object: a wheel's name says what it is, the others' says nothing."""
+    name = urlsplit(uri).path.rpartition("/")[2] or urlsplit(uri).netloc
+    return name if _WHEEL.fullmatch(name) else "archive"
 
 
 def _discard(path: Path, owner: Owner) -> None:

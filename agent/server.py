@@ -22,6 +22,7 @@ import uvloop
 from ray_envd.agent import notify
 from ray_envd.agent.collector import Collector
 from ray_envd.agent.config import Settings
+from ray_envd.agent.environments import Environments
 from ray_envd.agent.gate import Gate
 from ray_envd.agent.grpc_admin import AdminService
 from ray_envd.agent.grpc_runtime_env import RuntimeEnvService
@@ -32,7 +33,9 @@ from ray_envd.agent.link_server import LinkServer
 from ray_envd.agent.local_sessions import LocalSessions
 from ray_envd.agent.manager import Manager
 from ray_envd.agent.metrics import Metrics
+from ray_envd.agent.packages import Packages
 from ray_envd.agent.preparation import Preparation
+from ray_envd.agent.python.interpreter import Interpreters
 from ray_envd.agent.setup_log import SetupLogWriter
 from ray_envd.agent.status import Status
 from ray_envd.agent.status_http import StatusFace
@@ -70,7 +73,9 @@ class Daemon:
         )
         self.workshop = Workshop(store, budget, self.metrics, settings.build_parallelism)
         self.references = References.open(store.layout.sessions)
-        installers = registry(settings, store, self._trees)
+        packages = Packages(resolution_ttl=settings.resolution_ttl, max_bytes=settings.archive_max_bytes)
+        environments = Environments(store, Interpreters(), resolution_ttl=settings.resolution_ttl)
+        installers = registry(packages, self._trees, environments)
         self.manager = Manager(
             self.workshop,
             self.references,
@@ -79,7 +84,7 @@ class Daemon:
             self._logs,
             self.metrics,
         )
-        self.collector = Collector(self.workshop, self.references, _limits(settings), installers.uv)
+        self.collector = Collector(self.workshop, self.references, _limits(settings))
         self.workshop.make_room = self.collector.make_room
         self.workshop.after_build = self.collector.poke
         self.manager.on_release = self.collector.poke

@@ -1,14 +1,16 @@
 """``py_modules``: packages that workers can import, from folders, archives and wheels."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from ray_envd.agent.context import Contribution
 from ray_envd.agent.environments import Environments
 from ray_envd.agent.errors import InvalidSpecError
-from ray_envd.agent.fetch import package_name
-from ray_envd.agent.files import local_directory, require_directory
+from ray_envd.agent.fetch import local_directory, package_name
+from ray_envd.agent.files import require_directory
 from ray_envd.agent.packages import Packages, archive_path
+from ray_envd.agent.python.spec import PackagesSpec
 from ray_envd.agent.trees import Trees
 from ray_envd.agent.workshop import Bench
 
@@ -52,8 +54,8 @@ class PyModulesInstaller:
             return Contribution(python_path=(str(local),))
         name = package_name(uri, self.field)
         entry, fetched = await self._packages.archive(uri, bench, self.field)
-        if uri.partition("#")[0].partition("?")[0].endswith(".whl"):
-            return await self._wheel(uri, entry.key.digest, archive_path(entry), fetched, bench)
+        if archive_path(entry).suffix == ".whl":
+            return await self._wheel(archive_path(entry), fetched, bench)
         path, _ = await self._trees.materialize(
             bench.session,
             self.field,
@@ -65,4 +67,14 @@ class PyModulesInstaller:
         )
         return Contribution(
             python_path=(str(path),), objects=(entry.key,), trees=(str(path),), built=fetched
+        )
+
+    async def _wheel(self, wheel: Path, fetched: bool, bench: Bench) -> Contribution:  # noqa: FBT001
+        """Stock runs ``pip install WHEEL --target``; this is the same without what is already there."""
+        spec = PackagesSpec("pip", (str(wheel),))
+        entry, built = await self._environments.obtain(spec, bench, field=self.field)
+        return Contribution(
+            python_path=(str(entry.details["site_packages"]),),
+            objects=(entry.key,),
+            built=fetched or built,
         )

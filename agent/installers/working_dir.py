@@ -4,8 +4,8 @@ from typing import Any
 
 from ray_envd.agent.context import Contribution
 from ray_envd.agent.errors import InvalidSpecError
-from ray_envd.agent.fetch import package_name
-from ray_envd.agent.files import local_directory, require_directory
+from ray_envd.agent.fetch import local_directory, package_name
+from ray_envd.agent.files import require_directory
 from ray_envd.agent.packages import Packages, archive_path
 from ray_envd.agent.trees import Trees
 from ray_envd.agent.workshop import Bench

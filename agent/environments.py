@@ -1,0 +1,176 @@
+"""Python environments in the store: from a pip or uv field to the object that a worker runs in.
+
+Request → (offline, then online) → locked set → object, each step at most once however many ask. The first
+arrow is remembered: for good where everything is pinned, for ``resolution_ttl`` elsewhere; when it has expired
+and the index is out of reach, what was resolved before still serves.
+"""
+
+import asyncio
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray_envd.agent.errors import NetworkError
+from ray_envd.agent.python.build import build
+from ray_envd.agent.python.interpreter import Interpreter, Interpreters
+from ray_envd.agent.python.request import Request, read
+from ray_envd.agent.python.resolve import Lock, resolve
+from ray_envd.agent.python.shadow import build_shadow
+from ray_envd.agent.python.spec import PackagesSpec
+from ray_envd.agent.python.tools import Toolbox, Work
+from ray_envd.agent.workshop import Bench, Report
+from ray_envd.cache.keys import ObjectKey, digest_of, file_digest
+from ray_envd.cache.owner import Owner, acting_as
+from ray_envd.cache.store import Build, Entry, Store
+
+#: Reserved while an environment is built: most are a few packages; what is more is seen when it is there.
+_GUESS_BYTES = 64 * 1024**2
+_SHOWN_PINS = 4
+
+
+class Environments:
+    """Obtains environments. One per daemon."""
+
+    def __init__(self, store: Store, interpreters: Interpreters, *, resolution_ttl: float) -> None:
+        self._store, self._interpreters, self._ttl = store, interpreters, resolution_ttl
+
+    async def obtain(self, spec: PackagesSpec, bench: Bench, *, field: str = "") -> tuple[Entry, bool]:
+        """The environment of a spec on the session's interpreter, held by the bench; and whether it was built.
+
+        Args:
+            spec: what.
+            bench: for whom.
+            field: named in progress and errors; the spec's own if empty.
+
+        Raises:
+            EnvError: it cannot be resolved or built.
+        """
+        field = field or spec.field
+        session = bench.session
+        interpreter = await self._interpreters.probe(
+            session.python, owner=session.owner, environment=session.environment
+        )
+        request = await read(spec, interpreter, environment=bench.environment, owner=session.owner)
+        digests = await bench.thread(_digests, request.local_files, session.owner)
+        asked = digest_of("environment", session.owner.uid, request.digest(interpreter, digests))
+        known = bench.linked(asked)
+        if known is not None:
+            return known, False
+        resolving = partial(
+            self._resolve_and_build, field, request, interpreter, digests, asked, bench
+        )
+        try:
+            key, built = await bench.workshop.once.do(("environment", asked), resolving)
+        except NetworkError as error:
+            known = bench.linked(asked, expired=True)
+            if known is None:
+                raise
+            bench.reporter(field)("index not reachable, the last resolution is used", error.cause)
+            return known, False
+        entry = bench.hold(key)
+        if entry is None:  # collected between its commit and now
+            return await self.obtain(spec, bench, field=field)
+        return entry, built
+
+    async def _resolve_and_build(
+        self,
+        field: str,
+        request: Request,
+        interpreter: Interpreter,
+        digests: Mapping[Path, str],
+        asked: str,
+        bench: Bench,
+    ) -> tuple[ObjectKey, bool]:
+        workdir = await bench.thread(_make_workdir, self._store, bench.session.owner)
+        work = self._work(field, interpreter, workdir, bench)
+        try:
+            shadow = await self._shadow(interpreter, work, bench)
+            fresh = bench.store.linked(asked) is not None  # it was resolved before and that has expired
+            lock = await resolve(request, work, shadow=shadow.path / "venv", file_digests=digests, fresh=fresh)
+            key = bench.key("python", lock.digest)
+            fill = partial(self._fill, request, lock, work)
+            _, built = await bench.obtain(
+                key, fill, field=field, summary=_summary(request, lock), reserve=_GUESS_BYTES
+            )
+        finally:
+            await asyncio.shield(bench.thread(_remove, workdir, bench.session.owner))
+        await bench.link(asked, key, None if request.is_pinned else self._ttl)
+        return key, built
+
+    async def _shadow(self, interpreter: Interpreter, work: Work, bench: Bench) -> Entry:
+        async def fill(target: Build, report: Report) -> Mapping[str, Any]:
+            report("reading the interpreter", f"{interpreter.executable} ({interpreter.version})")
+            await build_shadow(interpreter, target.path / "venv", owner=bench.session.owner)
+            return {"interpreter": interpreter.executable}
+
+        key = bench.key("base", interpreter.digest)
+        summary = f"metadata of {interpreter.executable}"
+        entry, _ = await bench.obtain(key, fill, field=work.field, summary=summary, reserve=0)
+        return entry
+
+    async def _fill(
+        self, request: Request, lock: Lock, work: Work, target: Build, _report: Report
+    ) -> Mapping[str, Any]:
+        built = await build(lock, request, work, target=target.path / "venv")
+        return {
+            "python": str(built.python),
+            "site_packages": str(built.site_packages),
+            "pins": [list(pin) for pin in lock.pins],
+        }
+
+    def _work(self, field: str, interpreter: Interpreter, workdir: Path, bench: Bench) -> Work:
+        folders = self._store.user_dir(bench.session.owner)
+        return Work(
+            field=field,
+            tools=Toolbox.bundled(folders.uv_cache),
+            interpreter=interpreter,
+            workdir=workdir,
+            logs=folders.logs,
+            environment=bench.environment,
+            owner=bench.session.owner,
+            report=bench.reporter(field),
+            redact=bench.spec.redactor,
+        )
+
+
+def _summary(request: Request, lock: Lock) -> str:
+    """What a person calls the environment: what it adds to the interpreter."""
+    pins = [f"{name}=={where}" if "/" not in where else name for name, where in lock.pins]
+    if not pins:
+        return "nothing but the interpreter" if request.engine == "uv" else "made by pip"
+    more = len(pins) - _SHOWN_PINS
+    return ", ".join(pins[:_SHOWN_PINS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _make_workdir(store: Store, owner: Owner) -> Path:
+    workdir = store.user_dir(owner).staging / f"environment-{secrets.token_hex(8)}"
+    with acting_as(owner):
+        workdir.mkdir(mode=0o700)
+    return workdir
+
+
+def _remove(folder: Path, owner: Owner) -> None:
+    with acting_as(owner):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _digests(paths: Sequence[Path], owner: Owner) -> dict[Path, str]:
+    """Content digests of the local files and folders that a spec names."""
+    with acting_as(owner):
+        return {path: _tree_digest(path) if path.is_dir() else file_digest(path) for path in paths}
+
+
+def _tree_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in {".git", "__pycache__"})
+        for name in sorted(files):
+            path = Path(parent, name)
+            if path.is_file():
+                digest.update(f"{path.relative_to(folder)}\0{file_digest(path)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,26 @@
+"""The registry of installers: which field is prepared by what.
+
+The order is the order in which stock applies its plug-ins, and so decides who wins where two set the same.
+"""
+
+from ray_envd.agent.environments import Environments
+from ray_envd.agent.installers.packages import PackagesInstaller
+from ray_envd.agent.installers.protocol import Installer
+from ray_envd.agent.installers.py_executable import PyExecutableInstaller
+from ray_envd.agent.installers.py_modules import PyModulesInstaller
+from ray_envd.agent.installers.working_dir import WorkingDirInstaller
+from ray_envd.agent.packages import Packages
+from ray_envd.agent.python.spec import parse_pip, parse_uv
+from ray_envd.agent.trees import Trees
+
+
+def registry(packages: Packages, trees: Trees, environments: Environments) -> dict[str, Installer]:
+    """Every installer by its field."""
+    installers: list[Installer] = [
+        WorkingDirInstaller(packages, trees),
+        PackagesInstaller("uv", parse_uv, environments),
+        PackagesInstaller("pip", parse_pip, environments),
+        PyModulesInstaller(packages, trees, environments),
+        PyExecutableInstaller(),
+    ]
+    return {installer.field: installer for installer in installers}
