@@ -1,0 +1,174 @@
+"""Making a locked set into an environment: an overlay whose imports fall through to the raylet's Python."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email.parser import HeaderParser
+from pathlib import Path
+
+from packaging.utils import canonicalize_name
+
+from ray_envd.agent.errors import BuildError
+from ray_envd.agent.python import pip, uv
+from ray_envd.agent.python.interpreter import Distribution, Interpreter
+from ray_envd.agent.python.request import Request
+from ray_envd.agent.python.resolve import Lock, flags, header, ray_changed
+from ray_envd.agent.python.scripts import retarget
+from ray_envd.agent.python.shadow import make_tree, shadow_python, write_metadata
+from ray_envd.agent.python.tools import Work, write_private
+from ray_envd.cache.owner import acting_as
+
+#: Sorts behind the ``.pth`` files of packages: what they add comes before the raylet's packages.
+_PTH = "~ray-envd-base.pth"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished environment."""
+
+    python: Path
+    site_packages: Path
+
+
+@dataclass(frozen=True)
+class WorkerFacts:
+    """What a worker needs to run in an environment; stock gets the same by sourcing ``bin/activate``."""
+
+    py_executable: str
+    path: tuple[str, ...]
+    variables: dict[str, str]
+
+
+async def build(lock: Lock, request: Request, work: Work, *, shadow: Path, target: Path) -> Built:
+    """Makes the environment at its final path, an empty or missing folder.
+
+    On any failure the target holds a torso that the caller removes.
+
+    Raises:
+        EnvError: the tool failed; or packages conflict and the request asked for a check.
+    """
+    work = work.hiding(request.secrets)
+    site_packages = await asyncio.to_thread(_tree, work, target)
+    built = Built(target / "bin" / "python", site_packages)
+    if request.engine == "pip":
+        await pip.install(request, work, built.python, shadow=shadow, target=target)
+    elif lock.lines:
+        work.report("installing", f"{len(lock.lines)} packages")
+        await asyncio.to_thread(_write, lock, request, work)
+        await _install(request, work, shadow, target)
+    await asyncio.to_thread(_finish, work, shadow, target)
+    await _check_ray(work, site_packages)
+    if request.check:
+        await check(request, work, site_packages)
+    return built
+
+
+def worker_facts(target: Path, interpreter: Interpreter) -> WorkerFacts:
+    """How a worker starts in the environment at this path."""
+    own = str(target / "bin")
+    below = (f"{interpreter.prefix}/bin",) if interpreter.is_venv else ()
+    return WorkerFacts(f"{own}/python", (own, *below), {"VIRTUAL_ENV": str(target)})
+
+
+async def check(request: Request, work: Work, site_packages: Path) -> None:
+    """``uv pip check`` over all that the environment can import, as stock does.
+
+    Raises:
+        BuildError: something is missing or of a wrong version; the tool's lines say what.
+    """
+    work.report("checking", "for conflicts")
+    view = work.workdir / "view"
+    await asyncio.to_thread(_view, work, site_packages, view)
+    arguments = ["pip", "check", "--python", str(shadow_python(view))]
+    completed = await uv.run(work, [*arguments, "--no-config"], {})
+    if completed.returncode:
+        raise BuildError(
+            f"{request.field}_check found conflicts",
+            field=work.field,
+            remedy=f"change the requirements, or leave {request.field}_check out",
+            output=completed.tail(),
+        )
+
+
+def _tree(work: Work, target: Path) -> Path:
+    """The empty overlay."""
+    with acting_as(work.owner):
+        if target.exists():
+            target.rmdir()
+        site_packages = make_tree(work.interpreter, target)
+        # One line each: names of a line are not seen inside a comprehension.
+        lines = [f"import site; site.addsitedir({folder!a})\n" for folder in work.interpreter.site_dirs]
+        (site_packages / _PTH).write_text("".join(lines))
+        return site_packages
+
+
+def _write(lock: Lock, request: Request, work: Work) -> None:
+    with acting_as(work.owner):
+        work.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(_lock_file(work), "".join(f"{line}\n" for line in (*header(request), *lock.lines)))
+
+
+def _lock_file(work: Work) -> Path:
+    return work.workdir / "lock.txt"
+
+
+async def _install(request: Request, work: Work, shadow: Path, target: Path) -> None:
+    arguments = [
+        "pip",
+        "install",
+        "--no-deps",
+        "--python",
+        str(shadow_python(shadow)),
+        "--prefix",
+        str(target),
+    ]
+    arguments += [*flags(request), "-r", str(_lock_file(work))]
+    variables = request.options.variables
+    if "--offline" not in arguments:
+        offline = await uv.run(work, [*arguments, "--offline"], variables)
+        if offline.returncode == 0:
+            return
+    await uv.run_checked(work, arguments, variables, doing="install the packages")
+
+
+def _finish(work: Work, shadow: Path, target: Path) -> None:
+    with acting_as(work.owner):
+        (target / ".lock").unlink(missing_ok=True)  # uv's, for installers at the same time
+        retarget(target / "bin", shadow_python(shadow), target / "bin" / "python")
+
+
+async def _check_ray(work: Work, site_packages: Path) -> None:
+    """Where the engine is pip, only the finished environment shows whether Ray was changed."""
+    found = await asyncio.to_thread(_ray_in, work, site_packages)
+    if found is not None and work.interpreter.ray_version not in {None, found}:
+        raise ray_changed(work, found)
+
+
+def _ray_in(work: Work, site_packages: Path) -> str | None:
+    with acting_as(work.owner):
+        names = [path.name for path in site_packages.glob("ray-*.dist-info")]
+    matches = [re.fullmatch(r"ray-(.+)\.dist-info", name) for name in names]
+    return next((match[1] for match in matches if match), None)
+
+
+def _view(work: Work, site_packages: Path, view: Path) -> None:
+    """An environment of metadata: what the overlay holds, and of the interpreter what it does not replace."""
+    with acting_as(work.owner):
+        combined = make_tree(work.interpreter, view)
+        own = list(_installed(site_packages))
+        names = {dist.name for dist in own}
+        for dist in (*own, *(d for d in work.interpreter.distributions if d.name not in names)):
+            write_metadata(combined, dist)
+
+
+def _installed(site_packages: Path) -> Iterator[Distribution]:
+    for folder in site_packages.glob("*.dist-info"):
+        headers = HeaderParser().parsestr((folder / "METADATA").read_text(encoding="utf-8"))
+        yield Distribution(
+            name=canonicalize_name(headers["Name"]),
+            version=headers["Version"],
+            requires=tuple(headers.get_all("Requires-Dist") or ()),
+            extras=tuple(headers.get_all("Provides-Extra") or ()),
+            requires_python=headers["Requires-Python"],
+        )
