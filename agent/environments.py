@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_envd.agent.errors import NetworkError
-from ray_envd.agent.python.build import build
+from ray_envd.agent.python.build import build, worker_facts
 from ray_envd.agent.python.interpreter import Interpreter, Interpreters
 from ray_envd.agent.python.request import Request, read
 from ray_envd.agent.python.resolve import Lock, resolve
@@ -91,9 +91,10 @@ class Environments:
         try:
             shadow = await self._shadow(interpreter, work, bench)
             fresh = bench.store.linked(asked) is not None  # it was resolved before and that has expired
-            lock = await resolve(request, work, shadow=shadow.path / "venv", file_digests=digests, fresh=fresh)
+            venv = shadow.path / "venv"
+            lock = await resolve(request, work, shadow=venv, file_digests=digests, fresh=fresh)
             key = bench.key("python", lock.digest)
-            fill = partial(self._fill, request, lock, work)
+            fill = partial(_fill, request, lock, work, venv)
             _, built = await bench.obtain(
                 key, fill, field=field, summary=_summary(request, lock), reserve=_GUESS_BYTES
             )
@@ -113,16 +114,6 @@ class Environments:
         entry, _ = await bench.obtain(key, fill, field=work.field, summary=summary, reserve=0)
         return entry
 
-    async def _fill(
-        self, request: Request, lock: Lock, work: Work, target: Build, _report: Report
-    ) -> Mapping[str, Any]:
-        built = await build(lock, request, work, target=target.path / "venv")
-        return {
-            "python": str(built.python),
-            "site_packages": str(built.site_packages),
-            "pins": [list(pin) for pin in lock.pins],
-        }
-
     def _work(self, field: str, interpreter: Interpreter, workdir: Path, bench: Bench) -> Work:
         folders = self._store.user_dir(bench.session.owner)
         return Work(
@@ -136,6 +127,20 @@ class Environments:
             report=bench.reporter(field),
             redact=bench.spec.redactor,
         )
+
+
+async def _fill(
+    request: Request, lock: Lock, work: Work, shadow: Path, target: Build, _report: Report
+) -> Mapping[str, Any]:
+    built = await build(lock, request, work, shadow=shadow, target=target.path / "venv")
+    facts = worker_facts(target.path / "venv", work.interpreter)
+    return {
+        "python": facts.py_executable,
+        "path": list(facts.path),
+        "variables": facts.variables,
+        "site_packages": str(built.site_packages),
+        "pins": [list(pin) for pin in lock.pins],
+    }
 
 
 def _summary(request: Request, lock: Lock) -> str:

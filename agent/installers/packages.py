@@ -1,7 +1,7 @@
 """``pip`` and ``uv``: packages over the interpreter that runs Ray."""
 
+import shlex
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ray_envd.agent.context import Contribution
@@ -24,11 +24,11 @@ class PackagesInstaller:
     async def prepare(self, value: Any, bench: Bench) -> Contribution:
         """The worker runs in the environment, as if it were activated (stock sources ``bin/activate``)."""
         entry, built = await self._environments.obtain(self._parse(value), bench)
-        python = Path(str(entry.details["python"]))
+        facts = entry.details
         return Contribution(
-            path=(str(python.parent),),
-            variables={"VIRTUAL_ENV": str(python.parent.parent)},
-            py_executable=str(python),
+            path=tuple(map(str, facts["path"])),
+            variables={name: str(value) for name, value in facts["variables"].items()},
+            py_executable=shlex.quote(str(facts["python"])),
             objects=(entry.key,),
             built=built,
         )
