@@ -1,0 +1,234 @@
+"""What can be set, in one table: the fields of :class:`Settings`.
+
+Flags of ``ray-envd serve``, ``RAY_ENVD_*`` variables, keys of the TOML file, ``ray-envd config`` and the
+README's table are all made of it. Where values come from is :mod:`ray_envd.agent.config_sources`'s job.
+"""
+
+import os
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ray_envd.agent.config_kinds import (
+    ADDRESS,
+    BYTES,
+    COUNT,
+    FORMAT,
+    FREE_BYTES,
+    LEVEL,
+    LEVELS,
+    NONE,
+    OPTIONAL_PATH,
+    OPTIONAL_SECONDS,
+    PATH,
+    PROGRAM,
+    RATIO,
+    SECONDS,
+    SHARE,
+    SWITCH,
+    Address,
+    Kind,
+)
+from ray_envd.agent.humanize import Size
+
+_TABLE = "ray_envd.setting"
+
+
+class ConfigError(Exception):
+    """A setting is wrong.
+
+    Attributes:
+        remedy: what to write instead.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        """The message names the setting, its value and where that came from."""
+        super().__init__(message)
+        self.remedy = remedy
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table.
+
+    Attributes:
+        name: of the field of :class:`Settings` and of the TOML key.
+        kind: how its text is read.
+        default: text; empty where the default depends on the machine, see ``default_shown``.
+        default_shown: the default in words.
+        help: one sentence, with the unit.
+    """
+
+    name: str
+    kind: Kind
+    default: str
+    default_shown: str
+    help: str
+
+    @property
+    def flag(self) -> str:
+        """The flag of ``ray-envd serve``."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return f"RAY_ENVD_{self.name.upper()}"
+
+
+def _row(kind: Kind, default: str, text: str, *, shown: str = "") -> dict[str, Any]:
+    """The metadata of a field: the rest of its row."""
+    return {_TABLE: (kind, default, shown or default, text)}
+
+
+def _cores() -> str:
+    return str(len(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The effective settings of one process. Made and checked by ``config_sources.load``."""
+
+    store: Path = field(
+        metadata=_row(
+            PATH,
+            "",
+            "Folder of everything that is kept; one daemon has it at a time.",
+            shown="/var/lib/ray-envd for root, else $XDG_STATE_HOME/ray-envd or ~/.local/state/ray-envd",
+        )
+    )
+    socket: Path = field(
+        metadata=_row(
+            PATH,
+            "",
+            "Unix socket for the command line and clients; links use the same path with .link behind it.",
+            shown="/run/ray-envd/ray-envd.sock for root, else $XDG_RUNTIME_DIR/ray-envd/ray-envd.sock"
+            " or STORE/run/ray-envd.sock",
+        )
+    )
+    http: Address | None = field(
+        metadata=_row(
+            ADDRESS, "127.0.0.1:8497", "Where /metrics, /healthz and /readyz are served; port 0 takes any."
+        )
+    )
+    http_allow_remote: bool = field(
+        metadata=_row(SWITCH, "false", "Whether http may be an address that other machines reach.")
+    )
+    tcp: Address | None = field(
+        metadata=_row(
+            ADDRESS,
+            NONE,
+            "gRPC on TCP for callers with the token; not encrypted: for networks that you trust.",
+        )
+    )
+    tcp_token_file: Path | None = field(
+        metadata=_row(OPTIONAL_PATH, NONE, "File with the token that tcp asks for; mode 0600.")
+    )
+    python: str | None = field(
+        metadata=_row(
+            PROGRAM,
+            NONE,
+            "Interpreter for callers that name none and are no raylet.",
+            shown="none: python3 of the daemon's PATH",
+        )
+    )
+    max_bytes: Size = field(
+        metadata=_row(SHARE, "80%", "Budget of everything stored, in bytes or percent of the disk.")
+    )
+    high_watermark: Size = field(
+        metadata=_row(SHARE, "90%", "Collection starts above it; bytes or percent of max_bytes.")
+    )
+    low_watermark: Size = field(
+        metadata=_row(SHARE, "75%", "Collection goes down to it; bytes or percent of max_bytes.")
+    )
+    min_unused_age: float = field(
+        metadata=_row(SECONDS, "60s", "What was used within this time is not collected; seconds.")
+    )
+    min_free: int = field(metadata=_row(FREE_BYTES, "1GiB", "Bytes of the disk that no build may take."))
+    resolution_ttl: float = field(
+        metadata=_row(SECONDS, "1h", "After it, unpinned requirements and URLs are looked up anew; seconds.")
+    )
+    build_parallelism: int = field(
+        metadata=_row(COUNT, _cores(), "Builds that run at once.", shown="number of cores")
+    )
+    drain_timeout: float = field(
+        metadata=_row(SECONDS, "30s", "How long a stopping daemon waits for what is in flight; seconds.")
+    )
+    idle_exit: float | None = field(
+        metadata=_row(OPTIONAL_SECONDS, NONE, "The daemon ends after so long without a session; seconds.")
+    )
+    archive_max_bytes: int = field(
+        metadata=_row(BYTES, "32GiB", "Most bytes that one archive may unpack to.")
+    )
+    archive_max_ratio: float = field(
+        metadata=_row(
+            RATIO, "200", "Most times its own size that an archive may unpack to; judged above 64 MiB."
+        )
+    )
+    request_max_bytes: int = field(metadata=_row(BYTES, "64MiB", "Most bytes of one request's body."))
+    log_level: str = field(metadata=_row(LEVEL, "info", f"How much is logged: {', '.join(LEVELS)}."))
+    log_format: str = field(
+        metadata=_row(FORMAT, "auto", "console, json, or auto: console on a terminal, else json.")
+    )
+
+    @cached_property
+    def disk_bytes(self) -> int:
+        """Size of the file system on which the store is or will be; asked once."""
+        folder = self.store
+        while True:
+            try:
+                stat = os.statvfs(folder)
+            except OSError:
+                # Not made yet, or behind a folder that this user may not enter.
+                if folder == folder.parent:
+                    raise
+                folder = folder.parent
+            else:
+                return stat.f_blocks * stat.f_frsize
+
+    @property
+    def budget_bytes(self) -> int:
+        """``max_bytes`` in bytes."""
+        return self.max_bytes.of(self.disk_bytes)
+
+    @property
+    def high_bytes(self) -> int:
+        """``high_watermark`` in bytes."""
+        return self.high_watermark.of(self.budget_bytes)
+
+    @property
+    def low_bytes(self) -> int:
+        """``low_watermark`` in bytes."""
+        return self.low_watermark.of(self.budget_bytes)
+
+    def read_tcp_token(self) -> str:
+        """The token of ``tcp_token_file``; blocking.
+
+        Raises:
+            ConfigError: there is none, it is empty, or others may read it.
+        """
+        path = self.tcp_token_file
+        if path is None:
+            raise ConfigError(
+                "tcp is set without tcp_token_file", "name a file of mode 0600 that holds the token"
+            )
+        try:
+            mode, token = path.stat().st_mode, path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"the token file {path} cannot be read: {error}", "write the token into it, mode 0600"
+            ) from error
+        if mode & 0o077:
+            raise ConfigError(f"the token file {path} can be read by others", f"chmod 600 {path}")
+        if not token:
+            raise ConfigError(f"the token file {path} is empty", "write a long random token into it")
+        return token
+
+
+def _table() -> dict[str, Setting]:
+    return {row.name: Setting(row.name, *row.metadata[_TABLE]) for row in fields(Settings)}
+
+
+#: Every setting by its name, in the order in which people read them.
+TABLE = _table()

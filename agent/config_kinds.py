@@ -1,0 +1,115 @@
+"""How the text of a setting is read: one :class:`Kind` for each form that a value can have."""
+
+import ipaddress
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ray_envd.agent.humanize import DURATION_FORMS, SIZE_FORMS, parse_bytes, parse_duration, parse_size
+
+T = TypeVar("T")
+Address = tuple[str, int]
+
+NONE = "none"
+_MOST_PORT = 65535
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("auto", "console", "json")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the text of a setting is read.
+
+    Attributes:
+        name: for tables.
+        parse: text to value; ValueError with the reason.
+        remedy: how to write it.
+    """
+
+    name: str
+    parse: Callable[[str], Any]
+    remedy: str
+
+
+def absolute_path(text: str) -> Path:
+    """A path, ``~`` expanded, relative ones from the current folder."""
+    if not text or "\0" in text:
+        raise ValueError("it is not a path")
+    return Path(os.path.abspath(os.path.expanduser(text)))  # noqa: PTH100, PTH111 - no symlink is resolved
+
+
+def parse_address(text: str) -> Address:
+    """``host:port`` or ``[v6]:port``."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > _MOST_PORT:
+        raise ValueError("it is not host:port")
+    if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
+        raise ValueError("an IPv6 address stands in brackets")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody outside this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _or_none(parse: Callable[[str], T]) -> Callable[[str], T | None]:
+    return lambda text: None if text.strip().lower() == NONE else parse(text)
+
+
+def _positive(parse: Callable[[str], T]) -> Callable[[str], T]:
+    def checked(text: str) -> T:
+        value = parse(text)
+        if not value > 0:  # type: ignore[operator] # numbers only
+            raise ValueError("it must be more than 0")
+        return value
+
+    return checked
+
+
+def _number(parse: Callable[[str], T]) -> Callable[[str], T]:
+    def checked(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError:
+            raise ValueError("it is not a number") from None
+
+    return checked
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def checked(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(f"it is none of {', '.join(words)}")
+        return text.lower()
+
+    return checked
+
+
+def _flag(text: str) -> bool:
+    return _one_of("true", "false", "1", "0", "yes", "no", "on", "off")(text) in {"true", "1", "yes", "on"}
+
+
+PATH = Kind("path", absolute_path, "write an absolute path")
+OPTIONAL_PATH = Kind("path or none", _or_none(absolute_path), "write an absolute path, or none")
+PROGRAM = Kind(
+    "path or none",
+    _or_none(lambda text: str(absolute_path(text))),
+    "write the path of an interpreter, or none",
+)
+ADDRESS = Kind("host:port or none", _or_none(parse_address), "write host:port, e.g. 127.0.0.1:8497, or none")
+SWITCH = Kind("true or false", _flag, "write true or false")
+COUNT = Kind("number", _positive(_number(int)), "write a whole number above 0")
+RATIO = Kind("number", _positive(_number(float)), "write a number above 0")
+BYTES = Kind("size", _positive(parse_bytes), SIZE_FORMS)
+FREE_BYTES = Kind("size", parse_bytes, SIZE_FORMS)
+SHARE = Kind("size or percent", parse_size, f"{SIZE_FORMS}, or a percentage such as 85%")
+SECONDS = Kind("duration", parse_duration, DURATION_FORMS)
+OPTIONAL_SECONDS = Kind("duration or none", _or_none(_positive(parse_duration)), f"{DURATION_FORMS}, or none")
+LEVEL = Kind("word", _one_of(*LEVELS), f"write one of {', '.join(LEVELS)}")
+FORMAT = Kind("word", _one_of(*FORMATS), f"write one of {', '.join(FORMATS)}")

@@ -1,0 +1,118 @@
+"""Sizes and durations as people write and read them."""
+
+import re
+from dataclasses import dataclass
+
+_DECIMAL = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]?)(?P<binary>i?)(?P<byte>B?)", re.IGNORECASE)
+_PERCENT = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*%")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+SIZE_FORMS = "write a size such as 20GB (10^9 bytes), 20GiB (2^30 bytes) or 500000 (bytes)"
+DURATION_FORMS = "write a duration such as 30s, 10m, 1h30m, or seconds as a plain number"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A number of bytes, or a share of something that is known later.
+
+    Exactly one of the two is set.
+    """
+
+    bytes: int | None = None
+    percent: float | None = None
+
+    def of(self, whole: int) -> int:
+        """The bytes, where a share is a share of ``whole`` bytes."""
+        if self.percent is not None:
+            return int(whole * self.percent / 100)
+        return self.bytes or 0
+
+    def __str__(self) -> str:
+        return f"{self.percent:g}%" if self.percent is not None else str(self.bytes)
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of ``20GB``, ``20GiB``, ``1.5 M`` or ``1000``.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or (match["binary"] and not match["unit"]):
+        raise ValueError("it is not a size")
+    units = _BINARY if match["binary"] else _DECIMAL
+    return int(float(match["number"]) * units[match["unit"].upper()])
+
+
+def parse_size(text: str) -> Size:
+    """A size, or a percentage above 0 and at most 100.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    match = _PERCENT.fullmatch(text.strip())
+    if match is None:
+        return Size(bytes=parse_bytes(text))
+    percent = float(match["number"])
+    if not 0 < percent <= 100:  # noqa: PLR2004 - percent
+        raise ValueError("a percentage is above 0 and at most 100")
+    return Size(percent=percent)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``600``, ``10m``, ``1h30m`` or ``250ms``.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    text = text.strip()
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    parts = _DURATION_PART.findall(text)
+    if not parts or _DURATION_PART.sub("", text):
+        raise ValueError("it is not a duration")
+    return sum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)
+
+
+def bytes_text(count: int) -> str:
+    """Bytes with three significant digits and a decimal unit, as ``20GB`` is read: ``1.23 GB``."""
+    if count < 1000:  # noqa: PLR2004 - the first unit
+        return f"{count} B"
+    value = float(count)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        # What would be rounded up to 1000 belongs to the next unit.
+        if value < 999.5 or unit == "TB":  # noqa: PLR2004
+            break
+    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0  # noqa: PLR2004 - three digits in all
+    return f"{value:.{digits}f} {unit}"
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration with its two largest units: ``340 ms``, ``12.5 s``, ``4 m 10 s``, ``3 d 2 h``."""
+    if seconds < 1:
+        return f"{max(seconds, 0) * 1000:.0f} ms"
+    if seconds < 60:  # noqa: PLR2004 - a minute
+        return f"{seconds:.3g} s"
+    whole = round(seconds)
+    units = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+    first = next(index for index, (_, size) in enumerate(units) if whole >= size)
+    parts = []
+    for name, size in units[first : first + 2]:
+        count, whole = divmod(whole, size)
+        if count:
+            parts.append(f"{count} {name}")
+    return " ".join(parts)
+
+
+def ago_text(then: float, now: float) -> str:
+    """How long ago, in one unit: ``now``, ``45 s``, ``3 h``."""
+    seconds = int(now - then)
+    for name, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        if seconds >= size:
+            return f"{seconds // size} {name} ago"
+    return "now"
