@@ -159,7 +159,7 @@ class _Tree:
         return top
 
     def _tick(self) -> None:
-        """At every member and every megabyte: cancellation and progress."""
+        """At every member and every chunk: cancellation and progress."""
         if self._cancelled():
             raise UnpackCancelledError("unpacking was cancelled")
         now = time.monotonic()

@@ -19,13 +19,14 @@ from typing import IO, BinaryIO, NoReturn, Protocol
 
 from ray_envd.cache.errors import UnsafeArchiveError
 
-CHUNK = 1 << 20
+CHUNK = 1 << 17
 #: PATH_MAX: a symbolic link cannot be longer.
 LONGEST_LINK = 4096
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _MAC_FOLDER = "__MACOSX"  # macOS's zip adds it beside the one folder that was packed
 _ZIP_ENTRY = b"PK\x01\x02"
+_LARGEST_HEADER = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +278,7 @@ class _Forward:
         return self._position
 
     def read(self, size: int) -> bytes:
-        if size > CHUNK:  # file data is asked for by the chunk, so this is a header
+        if size > _LARGEST_HEADER:  # file data is asked for by the chunk
             raise UnsafeArchiveError(f"the archive has a header of {size} bytes")
         self.last = self._stream.read(size)
         self._position += len(self.last)

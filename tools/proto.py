@@ -10,7 +10,11 @@ from pathlib import Path
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = {"runtime_env": "ray/rpc/runtime_env.proto", "admin": "ray_envd/v1/admin.proto"}
+SOURCES = {
+    "runtime_env": "ray/rpc/runtime_env.proto",
+    "gcs_kv": "ray/rpc/gcs_kv.proto",
+    "admin": "ray_envd/v1/admin.proto",
+}
 
 
 def rewrite(text: str) -> str:

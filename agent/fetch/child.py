@@ -1,0 +1,143 @@
+"""The daemon's side of :mod:`ray_envd.agent.fetcher`: starts it, listens, turns its answer into errors."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray_envd.agent import process
+from ray_envd.agent.errors import DownloadError, EnvError, NetworkError, NeverFitsError, OutOfSpaceError
+from ray_envd.agent.fetch.context import FetchContext, Report
+from ray_envd.agent.fetch.uri import Uri
+from ray_envd.agent.redaction import Redactor
+
+#: What of the raylet's environment the program gets: credentials, proxies, certificates, Ray's own
+#: settings. Not LD_LIBRARY_PATH and its like, which would change the daemon's own interpreter.
+_PREFIXES = (
+    "AWS_",
+    "AZURE_",
+    "CLOUDSDK_",
+    "GCE_",
+    "GOOGLE_",
+    "IDENTITY_",
+    "MSI_",
+    "RAY_RUNTIME_ENV_",
+    "SSL_CERT_",
+)
+_NAMES = frozenset(
+    {
+        "CURL_CA_BUNDLE",
+        "HOME",
+        "LANG",
+        "NETRC",
+        "NO_GCE_CHECK",
+        "PATH",
+        "REQUESTS_CA_BUNDLE",
+        "STORAGE_EMULATOR_HOST",
+        "TZ",
+        "USER",
+    }
+)
+_SECRET_WORDS = ("TOKEN", "SECRET", "KEY", "PASSWORD", "SAS", "CREDENTIAL", "HEADER")
+_PLAIN_ENDINGS = ("_FILE", "_PATH", "_URI", "_HOST", "_ENDPOINT", "GOOGLE_APPLICATION_CREDENTIALS")
+
+_ERRORS: Mapping[str, type[EnvError]] = {
+    "permanent": DownloadError,
+    "network": NetworkError,
+    "too_large": NeverFitsError,
+    "no_space": OutOfSpaceError,
+    "destination": DownloadError,
+}
+
+
+async def run(
+    uri: Uri, destination: Path | None, context: FetchContext, *, field: str, report: Report
+) -> Mapping[str, Any]:
+    """Runs the program as the owner; without a destination it only asks for the validator.
+
+    Returns:
+        The program's result.
+
+    Raises:
+        DownloadError, NetworkError, NeverFitsError, OutOfSpaceError: as the program says.
+        ToolMissingError: the owner may not run the daemon's interpreter.
+    """
+    environment = selected(context)
+    request = {
+        "uri": uri.text,
+        "destination": None if destination is None else str(destination),
+        "max_bytes": context.max_bytes,
+    }
+    loop = asyncio.get_running_loop()
+
+    def heard(line: str) -> None:
+        message = _message(line)
+        if "done" in message:
+            loop.call_soon_threadsafe(report, message["done"], message["total"])
+
+    completed = await process.run(
+        [sys.executable, "-I", "-m", "ray_envd.agent.fetcher"],
+        env={**environment, "RAY_ENVD_FETCH": json.dumps(request)},
+        cwd="/",
+        owner=context.owner,
+        on_line=heard,
+    )
+    answer = _message(completed.lines[-1]) if completed.lines else {}
+    if "result" in answer:
+        return dict(answer["result"])
+    redact = redactor(uri, context, environment)
+    if "error" in answer:
+        error = answer["error"]
+        cause = redact(f"{uri.shown}: {error['cause']}")
+        raise _ERRORS[error["kind"]](cause, field=field, remedy=redact(error["remedy"]))
+    # It was killed, or could not start: what it said last is all there is to tell.
+    raise NetworkError(
+        redact(f"{uri.shown}: the download ended with exit code {completed.returncode}"),
+        field=field,
+        output=[redact(line) for line in completed.tail()],
+    )
+
+
+def _message(line: str) -> dict[str, Any]:
+    """A line of the program; empty for what its libraries may print."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def selected(context: FetchContext) -> dict[str, str]:
+    """The part of the raylet's environment that a download may depend on."""
+    chosen = {
+        name: value
+        for name, value in context.environment.items()
+        if name.startswith(_PREFIXES) or name in _NAMES or name.lower().endswith("_proxy")
+    }
+    chosen.setdefault("HOME", context.owner.home)
+    chosen.setdefault("PATH", "/usr/local/bin:/usr/bin:/bin")
+    return chosen
+
+
+def redactor(uri: Uri, context: FetchContext, environment: Mapping[str, str]) -> Redactor:
+    """Masks what the context masks, and the secrets of this URI and of the credentials' variables."""
+    secrets = {
+        value
+        for name, value in environment.items()
+        if any(word in name.upper() for word in _SECRET_WORDS) and not name.upper().endswith(_PLAIN_ENDINGS)
+    }
+    own = Redactor(secrets | uri.secrets)
+    return _Both(own, context.redact)
+
+
+class _Both(Redactor):
+    """One redactor after another."""
+
+    def __init__(self, first: Redactor, second: Redactor) -> None:
+        super().__init__()
+        self._first, self._second = first, second
+
+    def __call__(self, text: str) -> str:
+        return self._second(self._first(text))
