@@ -6,6 +6,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
+from ray_envd.agent.errors import InvalidSpecError
 from ray_envd.agent.python.options import Options, Sources
 from ray_envd.agent.python.pip_options import SOURCES
 from ray_envd.agent.python.requirements_file import Option
@@ -81,9 +82,9 @@ class _Builder:
             case "--proxy":
                 self.variables.update(dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), value))
             case "--timeout" | "--default-timeout":
-                self.variables["UV_HTTP_TIMEOUT"] = str(max(1, round(float(value))))
+                self.variables["UV_HTTP_TIMEOUT"] = _number(option.name, value)
             case "--retries":
-                self.variables["UV_HTTP_RETRIES"] = value
+                self.variables["UV_HTTP_RETRIES"] = _number(option.name, value)
             case _:
                 self.only_pip.append(option.name)
 
@@ -163,6 +164,15 @@ def _existing(places: list[str], environment: Mapping[str, str]) -> tuple[list[s
     return kept, notes
 
 
+def _number(name: str, value: str) -> str:
+    try:
+        return str(max(0, round(float(value))))
+    except ValueError:
+        raise InvalidSpecError(
+            f"{name} is {value!r}", field="pip", remedy=f"give {name} a number of seconds or attempts"
+        ) from None
+
+
 def _as_url(value: str) -> str:
     return Path(value).as_uri() if value.startswith("/") else value
 
@@ -173,4 +183,4 @@ def _trust(variables: dict[str, str], environment: Mapping[str, str]) -> None:
         if environment.get(name):
             variables.setdefault("SSL_CERT_FILE", environment[name])
     if "SSL_CERT_FILE" not in variables and not environment.get("SSL_CERT_FILE"):
-        variables.update(UV_SYSTEM_CERTS="true", UV_NATIVE_TLS="true")
+        variables.update(UV_SYSTEM_CERTS="true")

@@ -34,7 +34,8 @@ class Request:
         engine: who does the work; ``pip`` where only the real pip understands the spec.
         file_options: option lines of requirements files that uv reads itself (uv field).
         pip_words: the options that the real pip is given, as the user wrote them.
-        configuration: further facts that decide the result (uv's configuration files).
+        configuration: the texts of uv's configuration files (uv field).
+        places: local folders of packages and when each was changed.
         secrets: what must not appear in any output.
     """
 
@@ -47,6 +48,7 @@ class Request:
     file_options: tuple[Option, ...]
     pip_words: tuple[str, ...]
     configuration: tuple[str, ...]
+    places: tuple[str, ...]
     check: bool
     tool_version: str | None
     secrets: frozenset[str]
@@ -114,7 +116,6 @@ _TRANSPORT = {
     "SSL_CLIENT_CERT",
     "UV_HTTP_RETRIES",
     "UV_HTTP_TIMEOUT",
-    "UV_NATIVE_TLS",
     "UV_SYSTEM_CERTS",
 }
 
@@ -229,7 +230,8 @@ def _request(
         options=options,
         file_options=file_options,
         pip_words=pip_words,
-        configuration=(*configuration, *options.sources.local_state()),
+        configuration=configuration,
+        places=tuple(options.sources.local_state()),
         check=spec.check,
         tool_version=spec.tool_version,
         secrets=_secrets(spec, contents, options),

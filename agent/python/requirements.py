@@ -1,5 +1,6 @@
 """One requirement of a requirements file: what it names, whether it is exact, its canonical spelling."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ _MARKER = re.compile(r"\s+;\s*")
 _EXTRAS = re.compile(r"\[[A-Za-z0-9._,\s-]*\]\Z")
 _HASH_FRAGMENT = re.compile(r"[#&](?:sha256|sha384|sha512)=[0-9a-fA-F]{32,}")
 _COMMIT = re.compile(r"@[0-9a-f]{40}(?:#|\Z)")
+_RESOLVED = re.compile(r"@([0-9a-f]{40})(?:#|\Z)")
 _USERINFO = re.compile(r"(://)[^/@\s]*@")
 
 
@@ -42,6 +44,16 @@ class Requirement:
     options: tuple[str, ...] = ()
     exact: bool = False
     canonical: str = ""
+
+    @property
+    def is_repository(self) -> bool:
+        """Whether it names a version control repository."""
+        return self.url is not None and "+" in self.url.partition("://")[0]
+
+    @property
+    def is_loose_url(self) -> bool:
+        """Whether it is a file on another machine that may be replaced under the same address."""
+        return self.url is not None and not self.exact and not self.is_repository
 
     def line(self) -> str:
         """The line of a requirements file."""
@@ -77,7 +89,7 @@ def parse(text: str, base: Path | None) -> Requirement:
     except InvalidRequirement as error:
         if "://" in text and " " not in text.split(";", maxsplit=1)[0].strip():
             return _direct(text, None, text)
-        raise ValueError(str(error).replace("\n", " ").strip()) from error
+        raise ValueError(str(error).partition("\n")[0]) from error
     name = canonicalize_name(parsed.name)
     if parsed.url:
         return _direct(text, name, parsed.url)
@@ -92,8 +104,20 @@ def parse(text: str, base: Path | None) -> Requirement:
     )
 
 
+def at_commit(requirement: Requirement, resolved_url: str) -> str:
+    """The requirement's text, of a version control URL, with the commit that it was resolved to."""
+    commit = _RESOLVED.search(resolved_url)
+    if commit is None or requirement.url is None:
+        return requirement.text
+    scheme, _, rest = requirement.url.partition("://")
+    address, hash_sign, fragment = rest.partition("#")
+    host, slash, path = address.partition("/")
+    exact = f"{scheme}://{host}{slash}{path.partition('@')[0]}@{commit[1]}{hash_sign}{fragment}"
+    return requirement.text.replace(requirement.url, exact)
+
+
 def without_credentials(url: str) -> str:
-    """The URL less its user part: how two spellings of one URL are compared."""
+    """The URL less its user part: two users' credentials do not make two places."""
     return _USERINFO.sub(r"\1", url)
 
 
@@ -133,6 +157,7 @@ def _path(text: str, base: Path | None) -> Requirement:
         if base is None:
             raise ValueError("a relative path names nothing on the node")
         path = base / path
+    path = Path(os.path.normpath(path))
     absolute = f"{path}{extras.group() if extras else ''}" + (f" ; {marker[0]}" if marker else "")
     return Requirement(text=absolute, url=path.as_uri(), local=path, exact=True, canonical=absolute)
 

@@ -46,6 +46,9 @@ _ALIASES = {"--pypi-url": "--index-url", "--requirements": "--requirement", "--c
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _PIP_VARIABLE = re.compile(r"\$\{(?P<name>[A-Z0-9_]+)\}")
 _UV_VARIABLE = re.compile(r"\$(?:(?P<name>\w+)|\{(?P<braced>[^}]*)\})", re.ASCII)
+_FILE_REMEDY = (
+    f"name a file that is on every node, or one of the working_dir as ${{{WORKING_DIR_VARIABLE}}}/..."
+)
 _LARGEST = 4 << 20  # bytes: more is not a requirements file
 
 
@@ -188,7 +191,7 @@ class Reader:
         try:
             return parse(text, base)
         except ValueError as error:
-            self._refuse(f"{text!r} is not a requirement: {error}")
+            self._refuse(f"{text!r} is not a requirement: {error}", "write it as in a requirements file")
 
     def _text(self, path: Path) -> str:
         try:
@@ -204,15 +207,10 @@ class Reader:
         try:
             return shlex.split(line)
         except ValueError as error:
-            self._refuse(f"the quotes in {line!r} do not balance ({error})")
+            self._refuse(f"the quotes in {line!r} do not balance ({error})", "quote it as for a shell")
 
-    def _refuse(self, cause: str) -> NoReturn:
-        raise InvalidSpecError(
-            redact_urls(cause),
-            field=self._field,
-            remedy=f"name files of the working_dir as ${{{WORKING_DIR_VARIABLE}}}/..., and list requirements"
-            " as in a requirements file",
-        )
+    def _refuse(self, cause: str, remedy: str = _FILE_REMEDY) -> NoReturn:
+        raise InvalidSpecError(redact_urls(cause), field=self._field, remedy=remedy)
 
 
 def split_options(words: Sequence[str], takes_value: Mapping[str, bool]) -> list[Option]:

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
@@ -13,9 +13,10 @@ from ray_envd.agent.errors import EnvError, NetworkError, ResolutionError
 from ray_envd.agent.python import uv
 from ray_envd.agent.python.options import Sources
 from ray_envd.agent.python.request import Request
-from ray_envd.agent.python.requirements import Requirement, without_credentials
+from ray_envd.agent.python.requirements import Requirement, at_commit, without_credentials
 from ray_envd.agent.python.shadow import shadow_python
 from ray_envd.agent.python.tools import Work, write_private
+from ray_envd.agent.python.url_hashes import with_url_hashes
 from ray_envd.cache.owner import acting_as
 
 
@@ -65,6 +66,7 @@ async def resolve(
         return Lock((), "", _digest("pip", digest))
     work = work.hiding(request.secrets)
     work.report("resolving", f"{len(request.requirements)} requirements")
+    request = await with_url_hashes(request, work, shadow, fresh=fresh)
     await asyncio.to_thread(_write, request, work)
     lines = await _dry_run(request, work, shadow, fresh=fresh)
     changes = uv.changes(lines)
@@ -110,6 +112,7 @@ async def _dry_run(request: Request, work: Work, shadow: Path, *, fresh: bool) -
     arguments += [*flags(request), *request.options.resolve, "-r", str(requirements_file(work))]
     variables = request.options.variables
     online = fresh or request.options.fresh or request.options.sources.several_remote
+    # What a configuration file says of indexes is not counted: more than one is assumed.
     online = online or any("index" in text or "find-links" in text for text in request.configuration)
     if not online and "--offline" not in arguments:
         offline = await uv.run(work, [*arguments, "--offline"], variables)
@@ -156,15 +159,16 @@ def _lock(
     lines: list[str] = []
     for written, version, url in changes:
         name = canonicalize_name(written)
-        wanted = _requirement(request, name, url)
+        wanted = _requirement(request, work, name, url)
         if url is None:
             pins.append((name, version or ""))
             lines.append(" ".join((f"{name}=={version}", *_hashes(request, name))))
+        elif wanted is None:
+            pins.append((name, work.redact(without_credentials(url))))
+            lines.append(f"{name} @ {url}")
         else:
-            known = wanted.local is not None and not wanted.editable if wanted else False
-            identity = wanted.identity(file_digests) if wanted and known else without_credentials(url)
-            pins.append((name, ("-e " if wanted and wanted.editable else "") + work.redact(identity)))
-            lines.append(wanted.line() if wanted else f"{name} @ {url}")
+            pins.append((name, work.redact(_identity(wanted, url, file_digests))))
+            lines.append(replace(wanted, text=at_commit(wanted, url)).line())
     with acting_as(work.owner):
         index = _index_digest(request.options.sources, frozenset(name for name, _ in pins))
     made_with = sorted({*request.options.both, *_format_control(request)})
@@ -179,17 +183,34 @@ def _format_control(request: Request) -> list[str]:
     return [str(option) for option in request.file_options if option.name in binary]
 
 
-def _requirement(request: Request, name: str, url: str | None) -> Requirement | None:
+def _identity(requirement: Requirement, url: str, file_digests: Mapping[Path, str]) -> str:
+    """What a direct reference is known by: content where it can be had, else the address."""
+    if requirement.local is not None:
+        return requirement.identity(file_digests)
+    return " ".join((without_credentials(url), *sorted(requirement.hashes)))
+
+
+def _requirement(request: Request, work: Work, name: str, url: str | None) -> Requirement | None:
     """The requirement that a direct reference came from: it has the credentials, which uv masks."""
     if url is None:
         return None
-    bare = without_credentials(url)
+
+    def bare(address: str) -> str:
+        return work.redact(address).partition("#")[0].rstrip("/")
+
     direct = [r for r in (*request.requirements, *request.constraints) if r.url is not None]
-    by_url = [
-        r for r in direct if without_credentials(r.url or "").partition("#")[0] == bare.partition("#")[0]
+    by_url = [r for r in direct if bare(r.url or "") == bare(url)]
+    by_repository = [
+        r for r in direct if r.is_repository and bare(url).startswith(_unrevised(bare(r.url or "")))
     ]
     by_name = [r for r in direct if r.name == name]
-    return next(iter([*by_url, *by_name]), None)
+    return next(iter([*by_url, *by_name, *by_repository]), None)
+
+
+def _unrevised(url: str) -> str:
+    """The address of a repository less the revision."""
+    head, slash, tail = url.rpartition("/")
+    return head + slash + tail.partition("@")[0]
 
 
 def _hashes(request: Request, name: str) -> list[str]:

@@ -49,7 +49,8 @@ _RULES: Sequence[_Rule] = (
         r"|dns error|could not resolve host|name or service not known|temporary failure in name"
         r"|network is unreachable|no route to host|failed to connect|max retries exceeded"
         r"|newconnectionerror|status server error|http error 5\d\d|429 too many"
-        r"|50[0234] (internal|bad|service|gateway)|error sending request|end of file before message|incomplete message|incompleteread",
+        r"|50[0234] (internal|bad|service|gateway)|error sending request"
+        r"|end of file before message|incomplete message|incompleteread",
         NetworkError,
         "it is tried again; check that the node reaches the index",
     ),

@@ -1,0 +1,83 @@
+"""uv in the version that a spec asks for."""
+
+import asyncio
+import hashlib
+import importlib.metadata
+from dataclasses import replace
+from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
+
+from ray_envd.agent.python import uv
+from ray_envd.agent.python.request import Request
+from ray_envd.agent.python.shadow import make_tree, shadow_python
+from ray_envd.agent.python.tools import Work, write_private
+from ray_envd.cache.owner import acting_as
+
+
+async def with_uv_version(request: Request, work: Work, *, shadow: Path, folder: Path) -> Work:
+    """The work with a uv that satisfies ``uv_version``: ours if it does, else one that is fetched once.
+
+    Args:
+        request: of the uv field; any other passes through.
+        work: for whom.
+        shadow: of the interpreter.
+        folder: of the owner, where versions of uv stay.
+
+    Raises:
+        EnvError: that version cannot be had.
+    """
+    wanted = request.tool_version
+    if request.field != "uv" or wanted is None:
+        return work
+    if SpecifierSet(wanted.strip("() ")).contains(importlib.metadata.version("uv"), prereleases=True):
+        return work
+    target = folder / f"uv-{hashlib.sha256(f'{work.interpreter.digest} {wanted}'.encode()).hexdigest()[:16]}"
+    binary = target / "bin" / "uv"
+    if not await asyncio.to_thread(_exists, work, binary):
+        work.report("installing", f"uv{wanted}")
+        await _fetch(request, work.hiding(request.secrets), shadow, target)
+    return replace(work, tools=replace(work.tools, uv=str(binary)))
+
+
+async def _fetch(request: Request, work: Work, shadow: Path, target: Path) -> None:
+    """Installs beside the target and renames, so that two at once do no harm."""
+    fresh = target.with_name(f"{target.name}.{work.workdir.name}")
+    path = work.workdir / "uv.txt"
+    await asyncio.to_thread(_prepare, work, fresh, path, f"uv{request.tool_version}\n")
+    arguments = [
+        "pip",
+        "install",
+        "--no-deps",
+        "--python",
+        str(shadow_python(shadow)),
+        "--prefix",
+        str(fresh),
+    ]
+    arguments += [*request.options.transport, "-r", str(path)]
+    variables = request.options.variables
+    if (await uv.run(work, [*arguments, "--offline"], variables)).returncode:
+        await uv.run_checked(work, arguments, variables, doing=f"install uv{request.tool_version}")
+    await asyncio.to_thread(_rename, work, fresh, target)
+
+
+def _prepare(work: Work, fresh: Path, path: Path, text: str) -> None:
+    with acting_as(work.owner):
+        work.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_tree(work.interpreter, fresh)
+        write_private(path, text)
+
+
+def _rename(work: Work, fresh: Path, target: Path) -> None:
+    with acting_as(work.owner):
+        try:
+            fresh.rename(target)
+        except OSError:
+            if not (target / "bin" / "uv").exists():
+                raise  # else somebody else was first; what is left is swept with the staging folder
+
+
+def _exists(work: Work, path: Path) -> bool:
+    with acting_as(work.owner):
+        return path.exists()
