@@ -19,7 +19,7 @@ from ray_envd.cache.keys import ObjectKey
 
 _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _REFERENCE = re.compile(r"\$(?:\{(?P<braced>[^}]*)\}|(?P<plain>\w+))", re.ASCII)
-_VANISHES_WHEN_UNSET = re.compile(r"[A-Z0-9_]+\Z")
+_VANISHES = re.compile(r"\$\{[A-Z0-9_]+\}")
 
 
 @dataclass(frozen=True)
@@ -129,17 +129,18 @@ def _shell_value(value: str) -> str:
     for match in _REFERENCE.finditer(value):
         name = match["braced"] if match["braced"] is not None else match["plain"]
         if not _SHELL_NAME.match(name):
-            if match["braced"] and _VANISHES_WHEN_UNSET.match(name):
-                word += _quoted(value[end : match.start()])
-                end = match.end()
             continue
-        stays = match["braced"] is None or not _VANISHES_WHEN_UNSET.match(name)
+        stays = match["braced"] is None or not _VANISHES.fullmatch(match.group())
         # Not in double quotes, where quotes inside ${x-...} would lose their meaning; the value of an
         # assignment is not split.
-        word += _quoted(value[end : match.start()])
+        word += _literal(value[end : match.start()])
         word += f"${{{name}-{_quoted(match.group()) if stays else ''}}}"
         end = match.end()
-    return word + _quoted(value[end:]) or "''"
+    return word + _literal(value[end:]) or "''"
+
+
+def _literal(text: str) -> str:
+    return _quoted(_VANISHES.sub("", text))
 
 
 def _quoted(text: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import grpc
 from grpc import aio
@@ -27,12 +28,12 @@ _CODES = {
     cache_errors.AmbiguousError: grpc.StatusCode.INVALID_ARGUMENT,
     cache_errors.InUseError: grpc.StatusCode.FAILED_PRECONDITION,
 }
-Context = aio.ServicerContext  # type: ignore[type-arg] # the stubs want request types; nothing here uses them
+Context = aio.ServicerContext[Any, Any]
 #: Ends the daemon after what is in flight, within so many seconds; returns how many builds it ended.
 Drain = Callable[[float], Awaitable[int]]
 
 
-class AdminService(services.AdminServiceServicer):  # type: ignore[misc] # generated code is untyped
+class AdminService(services.AdminServiceServicer):
     """Answers the command line and other programs of the daemon's user."""
 
     def __init__(

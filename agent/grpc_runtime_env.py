@@ -8,7 +8,7 @@ from ray_envd.agent.pb import runtime_env_pb2_grpc as services
 from ray_envd.agent.raylet_http import ask_of, delete_reply, failed_reply, info_reply
 
 
-class RuntimeEnvService(services.RuntimeEnvServiceServicer):  # type: ignore[misc] # generated code is untyped
+class RuntimeEnvService(services.RuntimeEnvServiceServicer):
     """Answers for the daemon's own session. A bad runtime env is a reply with FAILED, not a gRPC error."""
 
     def __init__(self, manager: Manager, sessions: LocalSessions) -> None:

@@ -23,7 +23,7 @@ _SERVICES = (
 )
 
 
-class _TokenInterceptor(aio.ServerInterceptor):  # type: ignore[misc] # the stubs leave it untyped
+class _TokenInterceptor(aio.ServerInterceptor):
     """Refuses calls without the bearer token; compared in constant time."""
 
     def __init__(self, token: str) -> None:
@@ -32,7 +32,7 @@ class _TokenInterceptor(aio.ServerInterceptor):  # type: ignore[misc] # the stub
         async def refuse(_request: object, context: Any) -> None:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the bearer token is missing or wrong")
 
-        self._refusal = grpc.unary_unary_rpc_method_handler(refuse)
+        self._refusal: Any = grpc.unary_unary_rpc_method_handler(refuse)
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -72,8 +72,9 @@ class GrpcServer:
 
     def _make(self, interceptors: tuple[aio.ServerInterceptor, ...]) -> aio.Server:
         server = aio.server(options=_UNLIMITED, interceptors=interceptors)
-        runtime_env_pb2_grpc.add_RuntimeEnvServiceServicer_to_server(self._runtime_env, server)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
+        # Generated code has no annotations.
+        runtime_env_pb2_grpc.add_RuntimeEnvServiceServicer_to_server(self._runtime_env, server)  # type: ignore[no-untyped-call]
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server, pool=_pool())

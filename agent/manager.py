@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -112,7 +112,7 @@ class Manager:
         metrics: Metrics,
     ) -> None:
         self.workshop, self.references, self.metrics = workshop, references, metrics
-        self.on_release = lambda: None
+        self.on_release: Callable[[], None] = lambda: None
         self.draining = False
         self._preparation, self._trees, self._logs = preparation, trees, logs
         self._once = Once()

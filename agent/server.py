@@ -13,7 +13,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -127,7 +127,7 @@ class Daemon:
         await self._grpc.set_serving(True)
         self._ready = True
 
-    async def _end_local_sessions(self, recorded: dict[str, object]) -> None:
+    async def _end_local_sessions(self, recorded: Mapping[str, object]) -> None:
         """Callers of an earlier daemon's command line are gone with their streams."""
         for session_id in [sid for sid in recorded if sid.startswith("local-")]:
             await self.manager.end_session(session_id)
@@ -155,7 +155,7 @@ class Daemon:
         port = await self._grpc.start_tcp("{}:{}".format(*self.settings.tcp), token)
         _log.info("gRPC on TCP port %d", port)
 
-    def _spawn(self, work: "asyncio.Coroutine[object, object, None]", name: str) -> None:
+    def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
