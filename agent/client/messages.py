@@ -1,0 +1,227 @@
+"""Messages as plain, typed records. Times are Unix seconds, sizes bytes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ray_envd.agent.client.context import Context
+from ray_envd.agent.client.errors import EnvFailedError
+from ray_envd.agent.pb import admin_pb2 as pb
+from ray_envd.agent.pb import runtime_env_pb2 as ray_pb
+from ray_envd.agent.progress import Event as Progress
+
+__all__ = ["Progress"]
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """An env is ready.
+
+    Attributes:
+        context: how to start something in it.
+        cache_hit: nothing had to be built or fetched.
+        seconds: the daemon's time from the request to the result.
+        objects: ids of the objects that it stands on.
+    """
+
+    context: Context
+    cache_hit: bool
+    seconds: float
+    objects: tuple[str, ...]
+
+
+#: What a creation tells: steps, then the result.
+Event = Progress | Created
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """Something in the store."""
+
+    id: str
+    kind: str
+    summary: str
+    bytes: int
+    created: float
+    last_used: float
+    uses: int
+    references: int
+    pinned: bool
+    build_seconds: float
+    owner_uid: int
+
+    @property
+    def short_id(self) -> str:
+        """What people type: kind and the digest's first twelve characters."""
+        kind, _, digest = self.id.partition("/")
+        return f"{kind}/{digest[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A raylet that is attached, or was and may come back."""
+
+    id: str
+    session_dir: str
+    ray_version: str
+    python: str
+    raylet_pid: int
+    started: float
+    envs: int
+    references: int
+    connected: bool
+    owner_uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All that is stored and all who are attached."""
+
+    objects: tuple[Object, ...]
+    sessions: tuple[Session, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Figures of the daemon; see StatsReply in ``admin.proto``."""
+
+    version: str
+    pid: int
+    uptime_seconds: float
+    store: str
+    objects: int
+    object_bytes: int
+    uv_cache_bytes: int
+    budget_bytes: int
+    reserved_bytes: int
+    disk_free_bytes: int
+    disk_total_bytes: int
+    sessions: int
+    references: int
+    hits: int
+    misses: int
+    builds: int
+    failures: int
+    building: int
+    resident_bytes: int
+    draining: bool
+
+    @property
+    def used_bytes(self) -> int:
+        """What counts against the budget now."""
+        return self.object_bytes + self.uv_cache_bytes + self.reserved_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """An object that a collection removed, or would, and why."""
+
+    object: Object
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """What a collection did, or would do."""
+
+    victims: tuple[Victim, ...]
+    freed_bytes: int
+    remaining_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """An object that is gone."""
+
+    id: str
+    freed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EnvInfo:
+    """One env of the gRPC session, as ``ray list runtime-envs`` would show it."""
+
+    runtime_env: str
+    references: int
+    success: bool | None
+    error: str | None
+    creation_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EnvInfos:
+    """Some envs, and how many there are in all."""
+
+    envs: tuple[EnvInfo, ...]
+    total: int
+
+
+# from the wire
+
+
+def event(message: pb.CreateRuntimeEnvEvent) -> Event:
+    """A step or the result.
+
+    Raises:
+        EnvFailedError: it is the failure.
+    """
+    if message.HasField("failure"):
+        failure = message.failure
+        raise EnvFailedError(failure.code, failure.message, transient=failure.transient)
+    if message.HasField("result"):
+        result = message.result
+        context = Context.parse(result.serialized_runtime_env_context)
+        return Created(context, result.cache_hit, result.seconds, tuple(result.objects))
+    step = message.progress
+    return Progress(step.field, step.phase, step.detail, step.done, step.total)
+
+
+def stored(message: pb.Object) -> Object:
+    """An object of the store."""
+    return Object(
+        **_same(message, "id", "kind", "summary", "bytes", "uses", "references", "pinned", "owner_uid"),
+        build_seconds=message.build_seconds,
+        created=message.created_ms / 1000,
+        last_used=message.last_used_ms / 1000,
+    )
+
+
+def session(message: pb.Session) -> Session:
+    """A session."""
+    same = ("id", "session_dir", "ray_version", "python", "raylet_pid", "envs", "references", "connected")
+    return Session(**_same(message, *same, "owner_uid"), started=message.started_ms / 1000)
+
+
+def listing(message: pb.ListReply) -> Listing:
+    """Objects and sessions."""
+    return Listing(tuple(map(stored, message.objects)), tuple(map(session, message.sessions)))
+
+
+def stats(message: pb.StatsReply) -> Stats:
+    """The figures."""
+    return Stats(**_same(message, *Stats.__slots__))
+
+
+def collection(message: pb.GcReply) -> Collection:
+    """What was, or would be, collected."""
+    victims = tuple(Victim(stored(victim.object), victim.reason) for victim in message.victims)
+    return Collection(victims, message.freed_bytes, message.remaining_bytes)
+
+
+def infos(message: ray_pb.GetRuntimeEnvsInfoReply) -> EnvInfos:
+    """Envs; what the daemon does not know is None."""
+    return EnvInfos(tuple(map(_info, message.runtime_env_states)), message.total)
+
+
+def _info(state: ray_pb.RuntimeEnvState) -> EnvInfo:
+    return EnvInfo(
+        runtime_env=state.runtime_env,
+        references=state.ref_cnt,
+        success=state.success if state.HasField("success") else None,
+        error=state.error if state.HasField("error") else None,
+        creation_seconds=state.creation_time_ms / 1000 if state.HasField("creation_time_ms") else None,
+    )
+
+
+def _same(message: Any, *names: str) -> dict[str, Any]:
+
+    return {name: getattr(message, name) for name in names}
