@@ -66,7 +66,7 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self.metrics = Metrics()
         self._logs = SetupLogWriter()
-        limits = ArchiveLimits(max_bytes=settings.archive_max_bytes, max_ratio=settings.archive_max_ratio)
+        limits = ArchiveLimits(total_bytes=settings.archive_max_bytes, ratio=int(settings.archive_max_ratio))
         self._trees = Trees(limits)
         budget = Budget(
             settings.budget_bytes, lambda: shutil.disk_usage(settings.store).free, settings.min_free

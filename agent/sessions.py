@@ -40,26 +40,26 @@ class SessionSettings:
         """Reads the variables; one that is not a number is as good as unset, as it is for Ray's own."""
         sizes = {}
         for name in ("working_dir", "py_modules", "pip", "uv"):
-            size = _number(environment, f"RAY_RUNTIME_ENV_{name.upper()}_CACHE_SIZE_GB")
-            if size is not None:
+            size = _number(environment, f"RAY_RUNTIME_ENV_{name.upper()}_CACHE_SIZE_GB", -1)
+            if size >= 0:
                 sizes[name] = int(size * _GIB)
-        times = _number(environment, "RUNTIME_ENV_RETRY_TIMES")
-        interval = _number(environment, "RUNTIME_ENV_RETRY_INTERVAL_MS")
-        ttl = _number(environment, "BAD_RUNTIME_ENV_CACHE_TTL_SECONDS")
+        defaults = cls()
+        interval = _number(environment, "RUNTIME_ENV_RETRY_INTERVAL_MS", defaults.retry_interval * 1000)
+        ttl = _number(environment, "BAD_RUNTIME_ENV_CACHE_TTL_SECONDS", defaults.failure_ttl)
         return cls(
-            retry_times=cls.retry_times if times is None else max(1, int(times)),
-            retry_interval=cls.retry_interval if interval is None else max(0.0, interval / 1000),
-            failure_ttl=cls.failure_ttl if ttl is None else max(0.0, ttl),
+            retry_times=max(1, int(_number(environment, "RUNTIME_ENV_RETRY_TIMES", defaults.retry_times))),
+            retry_interval=max(0.0, interval / 1000),
+            failure_ttl=max(0.0, ttl),
             cache_bytes=sizes,
             plugins=bool(environment.get("RAY_RUNTIME_ENV_PLUGINS")),
         )
 
 
-def _number(environment: Mapping[str, str], name: str) -> float | None:
+def _number(environment: Mapping[str, str], name: str, default: float) -> float:
     try:
         return float(environment[name])
     except (KeyError, ValueError):
-        return None
+        return default
 
 
 @dataclass
