@@ -110,7 +110,7 @@ def unpack(
     try:
         with archive.open("rb") as raw:
             tree = _Tree(scratch, raw, limits or ArchiveLimits(), cancelled, progress)
-            base = scratch / tree.fill(strip_top_level=strip_top_level)
+            base = tree.fill(strip_top_level=strip_top_level)
         base.chmod(0o755)
         base.rename(target)
     finally:
@@ -139,14 +139,13 @@ class _Tree:
         self._kinds: dict[str, Kind] = {"": Kind.FOLDER}
         self._links: list[Member] = []
 
-    def fill(self, *, strip_top_level: bool) -> str:
-        """Unpacks everything; returns the path within the root that is to become the target."""
+    def fill(self, *, strip_top_level: bool) -> Path:
+        """Unpacks everything; returns the folder that is to become the target."""
         try:
             source = reader(self._raw, self._limits, self._tick, strip=strip_top_level)
             for member in source.members():
                 self._add(member)
-            top = (source.top_level or "") if strip_top_level else ""
-            self._make_links(top)
+            self._make_links(source.top_level if strip_top_level else None)
         except _DAMAGE as error:
             raise UnsafeArchiveError(f"the archive is damaged: {error or type(error).__name__}") from error
         except OSError as error:
@@ -156,7 +155,7 @@ class _Tree:
                 raise UnsafeArchiveError(f"the archive is damaged: {error}") from error
             raise
         self._progress(self._archive_bytes, self._archive_bytes)
-        return top
+        return Path(self._root)
 
     def _tick(self) -> None:
         """At every member and every chunk: cancellation and progress."""
@@ -227,41 +226,51 @@ class _Tree:
         if left:
             refuse(member.name, f"is {left} bytes shorter than it declares")
 
-    def _make_links(self, top: str) -> None:
+    def _make_links(self, top: str | None) -> None:
+        prefix = ""
+        if top is not None:
+            # Under a name that nobody can guess: a link that leaves it does not come back by naming it.
+            base = f"{self._root}/{secrets.token_hex(8)}"
+            os.rename(self._at(top), base)  # noqa: PTH104 - see __init__
+            self._root, prefix = base, f"{top}/"
         for member in self._links:
+            path = member.path.removeprefix(prefix)
             if member.kind is Kind.HARDLINK:
-                self._hard_link(member)
+                self._hard_link(member, path, prefix)
             else:
-                self._symbolic_link(member, top)
+                self._symbolic_link(member, path)
         # Only now, with every link in place, is it known where each really leads.
-        base = os.path.realpath(self._at(top))
+        base = os.path.realpath(self._root)
         for member in self._links:
-            if not _within(os.path.realpath(self._at(member.path)), base):
+            end = os.path.realpath(self._at(member.path.removeprefix(prefix)))
+            if end != base and not end.startswith(f"{base}/"):
                 refuse(
                     member.name, f"is a link to {member.link[:200]!r}, outside of the folder by way of others"
                 )
 
-    def _hard_link(self, member: Member) -> None:
+    def _hard_link(self, member: Member, path: str, prefix: str) -> None:
         source = normalised(member.link)
         if self._kinds.get(source) is not Kind.FILE:
             refuse(member.name, f"is a hard link to {member.link[:200]!r}, which is no file of the archive")
-        os.link(self._at(source), self._at(member.path), follow_symlinks=False)
+        os.link(self._at(source.removeprefix(prefix)), self._at(path), follow_symlinks=False)
 
-    def _symbolic_link(self, member: Member, top: str) -> None:
-        if not member.link or "\0" in member.link or len(member.link) > LONGEST_LINK:
+    def _symbolic_link(self, member: Member, path: str) -> None:
+        target = member.link
+        if not target or "\0" in target or len(target) > LONGEST_LINK:
             refuse(member.name, "is a malformed symbolic link")
-        folder = member.path.rpartition("/")[0]
-        end = os.path.normpath(f"{folder}/{member.link}" if folder else member.link)
-        if member.link.startswith("/") or not _within(end, top):
-            refuse(member.name, f"is a link to {member.link[:200]!r}, outside of the folder")
-        os.symlink(member.link, self._at(member.path))  # noqa: PTH211 - see __init__
+        if target.startswith("/") or _climbs_out(path.split("/")[:-1], target.split("/")):
+            refuse(member.name, f"is a link to {target[:200]!r}, outside of the folder")
+        os.symlink(target, self._at(path))  # noqa: PTH211 - see __init__
 
 
-def _within(path: str, base: str) -> bool:
-    """Whether a normalised path lies in a folder; "" is the root that a relative path starts from."""
-    if not base:
-        return path != ".." and not path.startswith("../")
-    return path == base or path.startswith(f"{base}/")
+def _climbs_out(folder: list[str], parts: list[str]) -> bool:
+    """Whether a way that starts in a folder of the tree leaves the tree at any point, word by word."""
+    depth = len(folder)
+    for part in parts:
+        depth += {"..": -1, ".": 0, "": 0}.get(part, 1)
+        if depth < 0:
+            return True
+    return False
 
 
 def _write_all(out: IO[bytes], data: bytes) -> None:

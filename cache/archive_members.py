@@ -26,6 +26,7 @@ LONGEST_LINK = 4096
 _DRIVE = re.compile(r"[A-Za-z]:")
 _MAC_FOLDER = "__MACOSX"  # macOS's zip adds it beside the one folder that was packed
 _ZIP_ENTRY = b"PK\x01\x02"
+_DEEPEST = 256  # far deeper than any honest tree, and shallow enough for rmtree, which recurses
 _LARGEST_HEADER = 1 << 20
 
 
@@ -118,6 +119,8 @@ def normalised(name: str) -> str:
     parts = [part for part in name.split("/") if part not in {"", "."}]
     if ".." in parts:
         refuse(name, "has '..' in its name")
+    if len(parts) > _DEEPEST:
+        refuse(name, f"lies more than {_DEEPEST} folders deep")
     return "/".join(parts)
 
 
