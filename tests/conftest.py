@@ -1,0 +1,63 @@
+"""Fixtures for every test. Fixtures of one area live in that area's own conftest."""
+
+import inspect
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockBuster
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from daemons import Daemon  # noqa: E402 - tools/ is no package; it is on the path from here on
+
+
+@pytest.fixture
+def short_tmp() -> Iterator[Path]:
+    """A folder with a short name: a Unix socket's may have 107 bytes, and pytest's own are long."""
+    folder = Path(tempfile.mkdtemp(prefix="re-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
+    """While an async test runs, a blocking call of this project on the event loop is an error."""
+    function = getattr(request.node, "function", None)
+    if not inspect.iscoroutinefunction(function) or request.node.get_closest_marker("ray"):
+        yield
+        return
+    guard = BlockBuster(scanned_modules=["ray_envd"])
+    guard.activate()
+    try:
+        yield
+    finally:
+        guard.deactivate()
+
+
+@pytest.fixture
+def start_daemon(request: pytest.FixtureRequest, short_tmp: Path) -> Iterator[Callable[..., Daemon]]:
+    """Starts real daemons on stores of their own; ends them, and shows their logs if the test failed."""
+    daemons: list[Daemon] = []
+
+    def start(*arguments: str, folder: Path | None = None) -> Daemon:
+        daemon = Daemon.at(folder or short_tmp, *arguments)
+        daemons.append(daemon)
+        return daemon.start()
+
+    failures = request.session.testsfailed
+    yield start
+    for daemon in daemons:
+        if request.session.testsfailed > failures:
+            sys.stderr.write(f"\n--- {daemon.log}\n{daemon.tail()}\n")
+        daemon.stop()
+
+
+@pytest.fixture
+def daemon(start_daemon: Callable[..., Daemon]) -> Daemon:
+    """A daemon that serves."""
+    return start_daemon()

@@ -1,0 +1,36 @@
+"""Helpers for any test: waiting for a condition, tiny wheels. Processes: ``tools/processes.py``, ``daemons.py``, ``rays.py``."""
+
+import base64
+import hashlib
+import zipfile
+from pathlib import Path
+
+from processes import wait_until
+
+__all__ = ["make_wheel", "wait_until"]
+
+
+def make_wheel(
+    folder: Path, name: str, version: str, *, source: str = "", requires: tuple[str, ...] = ()
+) -> Path:
+    """Writes a pure-Python wheel of one module, which knows its version, and returns its path."""
+    module = name.replace("-", "_")
+    info = f"{module}-{version}.dist-info"
+    files = {
+        f"{module}.py": f'__version__ = "{version}"\n{source}',
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        + "".join(f"Requires-Dist: {each}\n" for each in requires),
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},sha256={_digest(text)},{len(text)}\n" for path, text in files.items())
+    files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{module}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(target, "w") as wheel:
+        for path, text in files.items():
+            wheel.writestr(path, text)
+    return target
+
+
+def _digest(text: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
