@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from asking import ask, task
-from rays import RayNode, link_pids
+from rays import RayNode
 
 VERSION = "2.60.0"
 VISIBLE = task("import os; answer = os.environ['ENVD_SEEN']", {"env_vars": {"ENVD_SEEN": "yes"}})
@@ -30,9 +30,8 @@ def call_agent(node: RayNode, token: str | None) -> int:
 
 def _node_ip(node: RayNode) -> str:
     """Where the agent was told to listen: Ray puts the machine's address in place of 127.0.0.1."""
-    (pid,) = link_pids(node)
-    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    (address,) = [word.partition("=")[2] for word in words if word.startswith("--node-ip-address=")]
+    words = Path(f"/proc/{node.raylet_pid()}/cmdline").read_text().split("\0")
+    (address,) = [word.partition("=")[2] for word in words if word.startswith("--node_ip_address=")]
     return address
 
 
