@@ -52,9 +52,8 @@ class Collector:
         await self._workshop.thread(self._workshop.store.flush)
         self.uv_cache_bytes = await self._measure_uv()
         metrics, store = self._workshop.metrics, self._workshop.store
-        entries = store.entries()
-        metrics.objects.set(len(entries))
-        metrics.stored_bytes.set(sum(entry.bytes for entry in entries))
+        metrics.objects.set(len(store.entries()))
+        metrics.stored_bytes.set(store.stored_bytes())
         metrics.uv_cache_bytes.set(self.uv_cache_bytes)
         metrics.references.set(self._references.total())
         done = await self.collect()
@@ -82,7 +81,7 @@ class Collector:
 
     async def make_room(self, size: int) -> int:
         """Frees at least so many bytes if it can; returns how many it freed."""
-        stored = sum(entry.bytes for entry in self._workshop.store.entries()) + self.uv_cache_bytes
+        stored = self._workshop.store.stored_bytes() + self.uv_cache_bytes
         done = await self.collect(max(0, stored - size))
         return done.freed_bytes
 

@@ -177,7 +177,7 @@ class Workshop:
             ) from error
 
     def _try_reserve(self, size: int) -> Reservation:
-        return self._budget.reserve(size, sum(entry.bytes for entry in self.store.entries()))
+        return self._budget.reserve(size, self.store.stored_bytes())
 
 
 async def _to_the_end(work: Awaitable[None]) -> None:
