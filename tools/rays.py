@@ -16,6 +16,8 @@ from typing import Any
 from processes import MARK, NodeError, clean_environment, end_marked, free_ports, marked, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
+#: The driver that runs pieces of code in runtime envs; see there for what it reads.
+ASK = ROOT / "tools" / "ask_driver.py"
 _RESULT = "RESULT "
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rays import RayNode
+from rays import ASK, RayNode
 
 VERSIONS = ("2.60.0", "2.49.1")
 # The same tests on Ray's own agent: to see that a test is right before ray-envd is blamed.
@@ -56,5 +56,5 @@ def ask(node: RayNode, *asks: dict[str, Any], address: str | None = None, **more
     """Runs a driver on a node with these asks; ``init`` holds arguments of ray.init."""
     init = {"address": address or node.address, "log_to_driver": True, **more.pop("init", {})}
     options = {name: more.pop(name) for name in ("apart", "linger") if name in more}
-    answer = node.run(DRIVERS / "ask.py", {"init": init, "asks": asks, **options}, **more)
+    answer = node.run(ASK, {"init": init, "asks": asks, **options}, **more)
     return Reply(answer.value, answer.output)
