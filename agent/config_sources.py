@@ -13,8 +13,6 @@ from ray_envd.agent.config_kinds import OPTIONAL_PATH, PATH, PROGRAM, SWITCH, is
 
 CONFIG_VARIABLE = "RAY_ENVD_CONFIG"
 _PREFIX = "RAY_ENVD_"
-#: Variables of the same prefix that are no settings: the file, the client's token.
-_OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, "RAY_ENVD_TOKEN"})
 #: sockaddr_un.sun_path with its final NUL (unix(7)).
 _SUN_PATH = 108
 #: The longest path made of the socket's: ``.NAME.12345678/grpc`` beside it, gRPC's own socket.
@@ -266,7 +264,7 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
-    known = {setting.variable for setting in TABLE.values()} | _OTHER_VARIABLES
+    known = {setting.variable for setting in TABLE.values()} | {CONFIG_VARIABLE}
     return tuple(
         f"the variable {name} is no setting: {_did_you_mean(name, sorted(known))}"
         for name in sorted(environ)

@@ -30,6 +30,7 @@ from ray_envd.agent.client.messages import (
     Session,
     Stats,
     Victim,
+    short_id,
 )
 
 __all__ = [
@@ -52,4 +53,5 @@ __all__ = [
     "Session",
     "Stats",
     "Victim",
+    "short_id",
 ]

@@ -33,6 +33,12 @@ class Created:
 Event = Progress | Created
 
 
+def short_id(object_id: str) -> str:
+    """What people type for an object: kind and the digest's first twelve characters."""
+    kind, _, digest = object_id.partition("/")
+    return f"{kind}/{digest[:12]}"
+
+
 @dataclass(frozen=True, slots=True)
 class Object:
     """Something in the store."""
@@ -51,9 +57,8 @@ class Object:
 
     @property
     def short_id(self) -> str:
-        """What people type: kind and the digest's first twelve characters."""
-        kind, _, digest = self.id.partition("/")
-        return f"{kind}/{digest[:12]}"
+        """What people type; see :func:`short_id`."""
+        return short_id(self.id)
 
 
 @dataclass(frozen=True, slots=True)

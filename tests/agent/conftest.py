@@ -1,7 +1,5 @@
 """Fixtures for the client, the command line and doctor."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,16 +8,8 @@ import pytest
 
 
 @pytest.fixture
-def short_path() -> Iterator[Path]:
-    """A folder whose path leaves room for the name of a socket."""
-    folder = Path(tempfile.mkdtemp(prefix="re-"))
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def daemon_socket(short_path: Path) -> Path:
-    return short_path / "d.sock"
+def daemon_socket(short_tmp: Path) -> Path:
+    return short_tmp / "d.sock"
 
 
 @pytest.fixture

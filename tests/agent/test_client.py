@@ -166,16 +166,16 @@ def test_tcp_asks_for_the_token() -> None:
         server.stop(None).wait()
 
 
-def test_no_daemon_is_told_from_a_dead_one(short_path: Path) -> None:
+def test_no_daemon_is_told_from_a_dead_one(short_tmp: Path) -> None:
     """The message names the path and what is wrong, the remedy how to start one."""
-    missing = short_path / "none.sock"
+    missing = short_tmp / "none.sock"
     with Client(missing) as client, pytest.raises(DaemonUnavailableError, match="no such socket") as caught:
         client.stats()
     assert str(missing) in str(caught.value)
     assert "ray-envd serve" in caught.value.remedy
-    stale = short_path / "stale.sock"
-    server, _ = fake_daemon.start(FakeDaemon(), short_path / "live.sock")
-    os.link(short_path / "live.sock", stale)
+    stale = short_tmp / "stale.sock"
+    server, _ = fake_daemon.start(FakeDaemon(), short_tmp / "live.sock")
+    os.link(short_tmp / "live.sock", stale)
     server.stop(None).wait()
     with Client(stale) as client, pytest.raises(DaemonUnavailableError, match="is gone"):
         list(client.create({}))
@@ -183,9 +183,9 @@ def test_no_daemon_is_told_from_a_dead_one(short_path: Path) -> None:
         client.stats()
 
 
-async def test_no_daemon_for_the_async_client(short_path: Path) -> None:
+async def test_no_daemon_for_the_async_client(short_tmp: Path) -> None:
     """The same typed error, from a stream too."""
-    async with AsyncClient(short_path / "none.sock") as client:
+    async with AsyncClient(short_tmp / "none.sock") as client:
         with pytest.raises(DaemonUnavailableError):
             await client.stats()
         with pytest.raises(DaemonUnavailableError):

@@ -1,0 +1,170 @@
+"""``create`` and ``run``: runtime envs from the command line."""
+
+import fnmatch
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from ray_envd.agent.cli.common import CliError, Exit, State, pass_state, shared_options
+from ray_envd.agent.cli.events import view
+from ray_envd.agent.cli.holder import received, start_holder
+from ray_envd.agent.cli.spec_argument import read_spec
+from ray_envd.agent.client import Client, Context, Created, short_id
+from ray_envd.agent.client import Event as ClientEvent
+from ray_envd.agent.humanize import DURATION_FORMS, parse_duration, seconds_text
+
+F = TypeVar("F", bound=Callable[..., Any])
+_EXAMPLE = """\b
+Example:
+  ray-envd run '{"pip": ["six"]}' -- python -c 'import six; print(six.__file__)'
+"""
+
+
+def _env_options(command: F) -> F:
+    for option in (
+        click.option(
+            "--pass-env",
+            "pass_env",
+            multiple=True,
+            metavar="NAME",
+            help="A variable of this shell that downloads and tools see, e.g. 'AWS_*'; may be repeated.",
+        ),
+        click.option(
+            "--timeout", metavar="DURATION", help="How long preparing may take, or none  [default: 10m]"
+        ),
+        click.option(
+            "--python", metavar="PATH", help="Interpreter to prepare for  [default: the daemon's `python`]"
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _request(
+    spec: str, *, python: str | None, timeout: str | None, pass_env: tuple[str, ...]
+) -> dict[str, Any]:
+    """The arguments of ``Client.create``."""
+    return {
+        "runtime_env": read_spec(spec),
+        "python": _interpreter(python),
+        "setup_timeout_seconds": _timeout(timeout),
+        "environment": _passed(pass_env),
+    }
+
+
+def _interpreter(python: str | None) -> str | None:
+    if python is None:
+        return None
+    found = shutil.which(os.path.expanduser(python))  # noqa: PTH111 - a name on the PATH is no path
+    if found is None:
+        raise click.BadParameter(f"there is no program {python!r}", param_hint="--python")
+    return os.path.abspath(found)  # noqa: PTH100 - a virtual environment's link must not be resolved
+
+
+def _timeout(text: str | None) -> int:
+    """Seconds as Ray means them: 0 is the default, -1 none."""
+    if text is None:
+        return 0
+    if text.lower() in {"none", "-1"}:
+        return -1
+    try:
+        return max(1, math.ceil(parse_duration(text)))
+    except ValueError as error:
+        raise click.BadParameter(f"{error}: {DURATION_FORMS}, or none", param_hint="--timeout") from None
+
+
+def _passed(patterns: tuple[str, ...]) -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if any(fnmatch.fnmatchcase(k, each) for each in patterns)}
+
+
+@click.command()
+@click.argument("spec")
+@_env_options
+@shared_options
+@pass_state
+def create(state: State, /, spec: str, **options: Any) -> None:
+    """Prepare a runtime env, so that workers find it ready.
+
+    SPEC is JSON, the name of a file with it, or - for stdin. Local folders are used in place and local
+    requirement files are read, as Ray's driver would. With --json each step is an object on a line of its
+    own, and the last line is the result or the error.
+    """
+    request = _request(spec, **options)
+    created = None
+    with state.client() as client, view(as_json=state.json) as shown:
+        for event in client.create(**request):
+            if isinstance(event, Created):
+                created = event
+            else:
+                shown.show(event)
+    _print_created(created, as_json=state.json)
+
+
+def _print_created(created: Created | None, *, as_json: bool) -> None:
+    if created is None:
+        raise CliError("the daemon sent no result", code="internal")
+    if as_json:
+        result = {
+            "event": "result",
+            "context": json.loads(created.context.serialized),
+            "cache_hit": created.cache_hit,
+            "seconds": created.seconds,
+            "objects": created.objects,
+        }
+        click.echo(json.dumps(result))
+        return
+    click.echo(f"ready in {seconds_text(created.seconds)} ({'cache hit' if created.cache_hit else 'built'})")
+    for each in created.objects:
+        click.echo(f"  {short_id(each)}")
+
+
+@click.command(epilog=_EXAMPLE)
+@click.argument("spec")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@_env_options
+@shared_options
+@pass_state
+def run(state: State, /, spec: str, command: tuple[str, ...], **options: Any) -> None:
+    """Run COMMAND in a runtime env, as a worker would be started.
+
+    The env's variables are set, its working_dir is the current folder, and a first word `python` is its
+    interpreter. The env stays referenced for as long as the command runs. This process becomes the
+    command: signals and exit code are its own.
+    """
+    request = _request(spec, **options)
+    socket = str(state.load().settings.socket)
+
+    def events(client: Client) -> Iterator[ClientEvent]:
+        return client.create(**request, hold=True)
+
+    pipe = start_holder(socket, events)
+    with view(as_json=False) as shown:
+        for event in received(pipe):
+            if isinstance(event, Context):
+                context = event
+            else:
+                shown.show(event)
+    _become(context.command(command), context.environment())
+
+
+def _become(command: str, environment: Mapping[str, str]) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        # Python ignores them, and what is ignored stays so across exec.
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvpe("bash", ["bash", "-c", command], environment)  # noqa: S606, S607 - as Ray does; all is quoted
+    except OSError as error:
+        raise CliError(
+            f"bash cannot be run: {error.strerror}",
+            "install it; Ray starts workers with it",
+            exit_code=Exit.FAILED,
+        ) from None

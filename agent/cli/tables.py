@@ -1,0 +1,165 @@
+"""Tables and overviews on a terminal, plain columns elsewhere."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from ray_envd.agent.cli.common import console
+from ray_envd.agent.client import Collection, Object, Session, Stats
+from ray_envd.agent.humanize import ago_text, bytes_text, seconds_text
+
+_BAR = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A heading; figures stand to the right, ``free`` ones give way where the terminal is narrow."""
+
+    name: str
+    right: bool = False
+    free: bool = False
+
+
+def show(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, empty: str) -> None:
+    """One table on stdout; a sentence where there is nothing to list."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(
+            column.name,
+            justify="right" if column.right else "left",
+            no_wrap=True,
+            overflow="ellipsis" if column.free else "fold",
+            # A column that does not give way keeps its width, whatever the terminal's.
+            min_width=None if column.free else len(column.name),
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console().print(table if table.row_count else empty)
+
+
+def show_objects(objects: Sequence[Object], now: float) -> None:
+    """``ls``. The owner is told only where there are several."""
+    several = len({each.owner_uid for each in objects}) > 1
+    owner = [Column("OWNER", right=True)] if several else []
+    columns = [
+        Column("ID"),
+        *owner,
+        Column("WHAT", free=True),
+        Column("SIZE", right=True),
+        Column("USED"),
+        Column("USES", right=True),
+        Column("REFS", right=True),
+        Column("PINNED"),
+    ]
+    rows = [
+        (
+            each.short_id,
+            *([str(each.owner_uid)] if several else []),
+            each.summary,
+            bytes_text(each.bytes),
+            ago_text(each.last_used, now),
+            str(each.uses),
+            str(each.references),
+            "pinned" if each.pinned else "",
+        )
+        for each in objects
+    ]
+    show(columns, rows, empty="nothing is stored")
+
+
+def show_sessions(sessions: Sequence[Session], now: float) -> None:
+    """``ls --sessions``."""
+    columns = [
+        Column("SESSION"),
+        Column("RAY"),
+        Column("RAYLET", right=True),
+        Column("STARTED"),
+        Column("ENVS", right=True),
+        Column("REFS", right=True),
+        Column("STATE"),
+        Column("FOLDER", free=True),
+    ]
+    rows = [
+        (
+            each.id,
+            each.ray_version,
+            str(each.raylet_pid or ""),
+            ago_text(each.started, now),
+            str(each.envs),
+            str(each.references),
+            "attached" if each.connected else "lost",
+            each.session_dir,
+        )
+        for each in sessions
+    ]
+    show(columns, rows, empty="no raylet is attached")
+
+
+def show_collection(done: Collection, now: float, *, dry_run: bool) -> None:
+    """``gc``: each object with the reason, then the sum."""
+    columns = [
+        Column("ID"),
+        Column("WHAT", free=True),
+        Column("SIZE", right=True),
+        Column("USED"),
+        Column("REASON", free=True),
+    ]
+    rows = [
+        (
+            victim.object.short_id,
+            victim.object.summary,
+            bytes_text(victim.object.bytes),
+            ago_text(victim.object.last_used, now),
+            victim.reason,
+        )
+        for victim in done.victims
+    ]
+    show(columns, rows, empty="nothing to collect")
+    would = "would be freed, would remain" if dry_run else "freed, remain"
+    freed, remain = would.split(", ")
+    console().print(
+        f"{bytes_text(done.freed_bytes)} {freed}, {bytes_text(done.remaining_bytes)} {remain}", soft_wrap=True
+    )
+
+
+def show_pairs(pairs: Mapping[str, str]) -> None:
+    """Names and values, one a line."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs.items():
+        table.add_row(Text(name), Text(value))
+    console().print(table)
+
+
+def show_stats(stats: Stats) -> None:
+    """``stats``."""
+    asked = stats.hits + stats.misses
+    share = f", {100 * stats.hits / asked:.0f} % hits" if asked else ""
+    state = "draining" if stats.draining else "serving"
+    show_pairs(
+        {
+            "daemon": f"{stats.version}, pid {stats.pid}, {state} for {seconds_text(stats.uptime_seconds)}",
+            "memory": bytes_text(stats.resident_bytes),
+            "store": stats.store,
+            "budget": _budget(stats),
+            "": f"{stats.objects} objects {bytes_text(stats.object_bytes)}, uv's cache"
+            f" {bytes_text(stats.uv_cache_bytes)}, reserved {bytes_text(stats.reserved_bytes)}",
+            "disk": f"{bytes_text(stats.disk_free_bytes)} free of {bytes_text(stats.disk_total_bytes)}",
+            "sessions": f"{stats.sessions}, {stats.references} references",
+            "asked for": f"{stats.hits} hits, {stats.misses} misses, {stats.failures} failures{share}",
+            "builds": f"{stats.builds} done, {stats.building} running",
+        }
+    )
+
+
+def _budget(stats: Stats) -> str:
+    if not stats.budget_bytes:
+        return f"{bytes_text(stats.used_bytes)} used, no limit"
+    share = min(1.0, stats.used_bytes / stats.budget_bytes)
+    full = round(share * _BAR)
+    bar = "#" * full + "." * (_BAR - full)
+    return f"[{bar}] {bytes_text(stats.used_bytes)} of {bytes_text(stats.budget_bytes)} ({share:.0%})"
