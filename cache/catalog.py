@@ -1,0 +1,163 @@
+"""The catalog: what is stored, for a quick start; on diskcache, values as JSON (never pickle).
+
+It is a copy. The truth about objects is in their markers; only use counts and links are kept here alone, and
+losing those costs time, not correctness. So a catalog that cannot be read is moved aside and made anew, and a
+write that fails is logged and does not fail what it was about: the next start finds the difference.
+"""
+
+import errno
+import logging
+import shutil
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import diskcache
+
+from ray_envd.cache.keys import ObjectKey
+
+_log = logging.getLogger(__name__)
+_UNLIMITED = 2**62
+
+#: The tables.
+OBJECTS, LINKS = "object", "link"
+
+#: What sqlite, zlib and json raise on damage, and diskcache when the file is of another version of it.
+_DAMAGE = (
+    sqlite3.Error,
+    diskcache.Timeout,
+    zlib.error,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    OSError,
+)
+
+
+class Catalog:
+    """Named tables of JSON rows. Thread-safe; everything blocks.
+
+    Attributes:
+        rows: what was there when it was opened, by table and name; the opener takes it out.
+        damaged: what was wrong with the catalog that this one replaces; empty if nothing was.
+    """
+
+    def __init__(self, cache: diskcache.Cache | None, rows: dict[str, dict[str, Any]], damaged: str) -> None:
+        self._cache = cache
+        self.rows = rows
+        self.damaged = damaged
+
+    @classmethod
+    def open(cls, folder: Path, aside: Path) -> "Catalog":
+        """Opens the catalog, or a new one; a damaged one goes to ``aside`` in place of an earlier one.
+
+        On a full disk there is none this time: the daemon must start all the same, to make room.
+        """
+        try:
+            return cls(*_read(folder), damaged="")
+        except _DAMAGE as error:
+            damaged = f"{type(error).__name__}: {error}"
+            if not _is_full(error):
+                _log.warning(
+                    "the catalog %s cannot be read (%s): moved to %s, made anew", folder, damaged, aside
+                )
+                _set_aside(folder, aside)
+        try:
+            return cls(*_read(folder), damaged)
+        except _DAMAGE as error:
+            _log.warning("working without a catalog until the next start: %r", error)
+        return cls(None, {}, damaged)
+
+    def put(self, table: str, name: str, row: Any) -> None:
+        """Writes a row through."""
+        self.put_many(table, [(name, row)])
+
+    def put_many(self, table: str, rows: Iterable[tuple[str, Any]]) -> None:
+        """Writes rows through, all or none."""
+        self._write(partial(_set, f"{table}:{name}", row) for name, row in rows)
+
+    def drop(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Removes rows, each named by table and name; those that are not there do not matter."""
+        self._write(partial(_delete, f"{table}:{name}") for table, name in rows)
+
+    def _write(self, changes: Iterable[Callable[[diskcache.Cache], None]]) -> None:
+        if self._cache is None:
+            return
+        try:
+            with self._cache.transact():
+                for change in changes:
+                    change(self._cache)
+        except _DAMAGE as error:
+            _log.warning("the catalog cannot be written: %r", error)
+
+    def close(self) -> None:
+        """Closes the calling thread's connection; those of other threads close with their threads."""
+        if self._cache is not None:
+            self._cache.close()
+
+
+def _set(name: str, row: Any, cache: diskcache.Cache) -> None:
+    cache.set(name, row)
+
+
+def _delete(name: str, cache: diskcache.Cache) -> None:
+    cache.delete(name)
+
+
+def _read(folder: Path) -> tuple[diskcache.Cache, dict[str, dict[str, Any]]]:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    cache = diskcache.Cache(
+        str(folder),
+        disk=diskcache.JSONDisk,
+        # Rows stay in the database (never in files beside it), and none is ever culled.
+        disk_min_file_size=_UNLIMITED,
+        eviction_policy="none",
+        cull_limit=0,
+        size_limit=_UNLIMITED,
+        statistics=0,
+    )
+    tables: dict[str, dict[str, Any]] = {}
+    try:
+        with cache.transact():  # one transaction: many times quicker than one for each row
+            for key in cache.iterkeys():
+                table, _, name = key.partition(":")
+                tables.setdefault(table, {})[name] = cache[key]
+    except BaseException:
+        cache.close()
+        raise
+    return cache, tables
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether the disk is full, rather than the database damaged."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+def _set_aside(folder: Path, aside: Path) -> None:
+    try:
+        if aside.is_dir() and not aside.is_symlink():
+            shutil.rmtree(aside)
+        folder.rename(aside)
+    except OSError as error:
+        _log.warning("cannot move %s: %s", folder, error)
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """A row as an object of JSON; an empty one if it is none, since rows are not trusted."""
+    return value if isinstance(value, dict) else {}
+
+
+def object_name(key: ObjectKey) -> str:
+    """The row of an object."""
+    return f"{key.owner}/{key.id}"
+
+
+def link_name(owner: int, request_digest: str) -> str:
+    """The row of a link."""
+    return f"{owner}/{request_digest}"

@@ -1,0 +1,63 @@
+"""Collection: a plan carried out, object by object, while everything else goes on."""
+
+import logging
+from dataclasses import dataclass
+
+from ray_envd.cache.errors import InUseError, NotFoundError
+from ray_envd.cache.gc import Limits, Victim, plan
+from ray_envd.cache.keys import ObjectKey
+from ray_envd.cache.references import References
+from ray_envd.cache.store import Store
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a collection did, or would do.
+
+    Attributes:
+        victims: the objects that went.
+        freed_bytes: what their removal freed on disk; of a dry run, what it should free.
+        remaining_bytes: what is left, with the bytes that are no objects.
+    """
+
+    victims: tuple[Victim, ...]
+    freed_bytes: int
+    remaining_bytes: int
+
+
+def collect(
+    store: Store,
+    references: References,
+    limits: Limits,
+    *,
+    now: float,
+    target: int | None = None,
+    dry_run: bool = False,
+    extra_bytes: int = 0,
+) -> Collected:
+    """Plans and carries out a collection; blocking. See :func:`ray_envd.cache.gc.plan` for the arguments.
+
+    Between plan and deed an object may have come into use: it is asked again, under the store's lock, and
+    stays. One that cannot be deleted does not keep the others.
+    """
+
+    def busy(key: ObjectKey) -> bool:
+        return references.is_referenced(key) or store.is_held(key)
+
+    planned = plan(store.entries(), busy=busy, limits=limits, now=now, target=target, extra_bytes=extra_bytes)
+    if dry_run:
+        return Collected(planned.victims, planned.freed, planned.remaining)
+    gone, freed = [], 0
+    for victim in planned.victims:
+        key = victim.entry.key
+        try:
+            freed += store.evict(key, references.is_referenced)
+        except (InUseError, NotFoundError) as error:
+            _log.info("not collected: %s", error)
+        except OSError as error:
+            _log.warning("%s of uid %d could not be deleted: %s", key.id, key.owner, error)
+        else:
+            gone.append(victim)
+    return Collected(tuple(gone), freed, store.stored_bytes() + extra_bytes)

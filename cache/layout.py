@@ -1,0 +1,185 @@
+"""The store's tree on disk.
+
+::
+
+    STORE/                         0711 if the daemon is root (users must pass through), else 0700
+      daemon.lock                  locked by the daemon, its pid inside
+      catalog-v1/                  usage, links and a copy of the markers (catalog.py), 0700
+      catalog-damaged/             the last catalog that could not be read, for whoever wants to know why
+      markers-v1/<uid>/<kind>/<digest>.json
+                                   what is committed (markers.py), 0700: never inside a tree a user can write
+      sessions-v1/<session>/       what each session references (references.py), 0700
+      users/                       0711 if the daemon is root, else 0700
+        <uid>/                     0700, that user's; touched only inside acting_as(owner)
+          objects-v1/<kind>/<digest>/   objects, built at their final path
+          staging/                 unfinished files; emptied at start
+          trash/                   what is being deleted; emptied at start
+          logs/                    logs of tools
+          uv-cache/                uv's own cache, on the objects' file system so that files can be linked
+
+Buckets carry versions. A new layout takes a new number and needs no migration: buckets of other versions are
+removed at start and never read.
+"""
+
+import contextlib
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_envd.cache.errors import StoreError
+from ray_envd.cache.keys import ObjectKey
+from ray_envd.cache.owner import Owner, acting_as
+
+_BUCKETS = frozenset({"catalog-v1", "markers-v1", "sessions-v1"})
+_ANY_BUCKET = re.compile(r"(catalog|markers|sessions)-v\d+")
+_OBJECTS = "objects-v1"
+_ANY_OBJECTS = re.compile(r"objects-v\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class UserDirs:
+    """One user's folders. Everything in them belongs to him and may be anything at any time.
+
+    Attributes:
+        root: ``users/<uid>``.
+        objects: finished objects and those under construction.
+        staging: unfinished files; the daemon empties it when it starts.
+        trash: what is being deleted.
+        logs: logs of tools.
+        uv_cache: uv's cache.
+    """
+
+    root: Path
+    objects: Path
+    staging: Path
+    trash: Path
+    logs: Path
+    uv_cache: Path
+
+    @classmethod
+    def under(cls, root: Path) -> "UserDirs":
+        """The folders below ``users/<uid>``; none need exist."""
+        return cls(root, root / _OBJECTS, root / "staging", root / "trash", root / "logs", root / "uv-cache")
+
+    def unknown_buckets(self) -> list[Path]:
+        """Objects of other layouts; call as the owner."""
+        return [
+            self.root / name
+            for name in os.listdir(self.root)  # noqa: PTH208 - names are enough
+            if _ANY_OBJECTS.fullmatch(name) and name != _OBJECTS
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things are in a store."""
+
+    root: Path
+
+    @property
+    def lock(self) -> Path:
+        """The file that says which daemon serves the store."""
+        return self.root / "daemon.lock"
+
+    @property
+    def catalog(self) -> Path:
+        """The folder of the catalog's database."""
+        return self.root / "catalog-v1"
+
+    @property
+    def damaged_catalog(self) -> Path:
+        """Where a catalog goes that cannot be read."""
+        return self.root / "catalog-damaged"
+
+    @property
+    def markers(self) -> Path:
+        """The folder of the commit markers."""
+        return self.root / "markers-v1"
+
+    @property
+    def sessions(self) -> Path:
+        """The folder of the sessions' references."""
+        return self.root / "sessions-v1"
+
+    @property
+    def users(self) -> Path:
+        """The folder of the users' folders."""
+        return self.root / "users"
+
+    def user(self, uid: int) -> UserDirs:
+        """A user's folders, whether or not they are there."""
+        return UserDirs.under(self.users / str(uid))
+
+    def object(self, key: ObjectKey) -> Path:
+        """Where an object is or will be."""
+        return self.users / str(key.owner) / _OBJECTS / key.kind / key.digest
+
+    def create(self) -> None:
+        """Makes the daemon's own folders, with the modes that they must have.
+
+        Raises:
+            StoreError: the store belongs to somebody else.
+            OSError: the disk.
+        """
+        passable = 0o711 if os.geteuid() == 0 else 0o700
+        self.root.mkdir(parents=True, exist_ok=True)
+        found = self.root.stat()
+        if found.st_uid != os.geteuid():
+            raise StoreError(
+                f"the store {self.root} belongs to uid {found.st_uid}, not to this daemon's user"
+            )
+        self.root.chmod(passable)
+        for folder, mode in ((self.markers, 0o700), (self.sessions, 0o700), (self.users, passable)):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(mode)
+
+    def create_user(self, owner: Owner) -> UserDirs:
+        """Makes a user's folders as far as they are missing.
+
+        Only ``users/<uid>`` itself is made with the daemon's rights: it stands in a folder that the user
+        cannot write, so nothing of his can be in its place. All below is made as that user.
+        """
+        dirs = self.user(owner.uid)
+        with contextlib.suppress(FileExistsError):
+            dirs.root.mkdir(mode=0o700)
+        found = dirs.root.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {owner.uid, os.geteuid()}:
+            raise StoreError(f"{dirs.root} is not a folder of uid {owner.uid}")
+        if found.st_uid != owner.uid:
+            # New, or the daemon died between the two calls.
+            os.chown(dirs.root, owner.uid, owner.gid, follow_symlinks=False)
+        with acting_as(owner):
+            for folder in (dirs.objects, dirs.staging, dirs.trash, dirs.logs, dirs.uv_cache):
+                folder.mkdir(mode=0o700, exist_ok=True)
+        return dirs
+
+    def owner(self, uid: int) -> Owner:
+        """Who to act as in a user's folders: the uid, and the group that his folder has.
+
+        The password database is not asked; it may be far away.
+        """
+        try:
+            return Owner(uid, (self.users / str(uid)).lstat().st_gid)
+        except FileNotFoundError:
+            return Owner(uid, os.getegid())
+
+    def owners(self) -> list[tuple[int, int]]:
+        """Uid and gid of everybody who has a folder here."""
+        found = []
+        with os.scandir(self.users) as entries:
+            for entry in entries:
+                if entry.name.isdecimal() and entry.is_dir(follow_symlinks=False):
+                    state = entry.stat(follow_symlinks=False)
+                    if state.st_uid == int(entry.name):
+                        found.append((state.st_uid, state.st_gid))
+        return sorted(found)
+
+    def unknown_buckets(self) -> list[Path]:
+        """The daemon's buckets of other layouts."""
+        return [
+            self.root / name
+            for name in os.listdir(self.root)  # noqa: PTH208 - names are enough
+            if _ANY_BUCKET.fullmatch(name) and name not in _BUCKETS
+        ]

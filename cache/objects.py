@@ -1,0 +1,175 @@
+r"""The state of every object in memory: absent, being built, stored, leaving.
+
+::
+
+    absent -> building -> stored -> leaving -> absent
+                 \-> absent (abandoned)
+
+Everything here is loop-safe but :meth:`Objects.announce`: the lock is held for operations in memory only, and
+the files of a key are worked on, outside of it, by the one thread that moved the key to building or leaving.
+Lock order: this lock first, whatever ``is_referenced`` takes second.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+from ray_envd.cache.errors import InUseError, NotFoundError
+from ray_envd.cache.keys import ObjectKey
+from ray_envd.cache.records import Build, Entry, Object
+
+
+class Objects:
+    """The table of objects.
+
+    Attributes:
+        lock: guards the table; also for what must change together with it.
+        bytes: of all objects, and of those that are being deleted.
+    """
+
+    def __init__(self, stored: dict[ObjectKey, Object]) -> None:
+        self.lock = threading.Lock()
+        self.bytes = sum(each.facts.bytes for each in stored.values())
+        self._left = threading.Condition(self.lock)
+        self._stored = stored
+        self._touched: set[ObjectKey] = set()
+        self._building: dict[ObjectKey, Build] = {}
+        self._leaving: set[ObjectKey] = set()
+
+    def __contains__(self, key: ObjectKey) -> bool:
+        return key in self._stored
+
+    def get(self, key: ObjectKey) -> Entry | None:
+        """The object, if it is stored."""
+        with self.lock:
+            found = self._stored.get(key)
+        return None if found is None else found.entry
+
+    def entries(self) -> list[Entry]:
+        """All objects."""
+        with self.lock:
+            stored = list(self._stored.values())
+        # Outside of the lock: with ten thousand objects this is milliseconds, and a hit must not wait.
+        return [each.entry for each in stored]
+
+    def take_touched(self) -> list[Object]:
+        """The objects used since the last call."""
+        with self.lock:
+            touched, self._touched = self._touched, set()
+            return [self._stored[key] for key in touched if key in self._stored]
+
+    # holds
+
+    def hold(self, key: ObjectKey) -> Entry | None:
+        """Adds a hold and counts a use; None if the object is not stored."""
+        with self.lock:
+            found = self._stored.get(key)
+            if found is None:
+                return None
+            found.holds += 1
+            found.touch(time.time())
+            self._touched.add(key)
+            return found.entry
+
+    def keep(self, key: ObjectKey) -> Object:
+        """Adds a hold for the store's own work; no use is counted.
+
+        Raises:
+            NotFoundError: the object is not stored.
+        """
+        with self.lock:
+            found = self._stored.get(key)
+            if found is None:
+                raise NotFoundError(f"no object {key.id}")
+            found.holds += 1
+            return found
+
+    def unhold(self, key: ObjectKey) -> None:
+        """Takes a hold away.
+
+        Raises:
+            InUseError: there is none; somebody counts wrongly.
+        """
+        with self.lock:
+            found = self._stored.get(key)
+            if found is None or not found.holds:
+                raise InUseError(f"{key.id} is not held")
+            found.holds -= 1
+
+    def is_held(self, key: ObjectKey) -> bool:
+        """Whether the object has a hold."""
+        with self.lock:
+            found = self._stored.get(key)
+            return found is not None and found.holds > 0
+
+    # absent -> building -> stored or absent
+
+    def announce(self, build: Build) -> None:
+        """Absent to building; waits while the key is leaving, since it has the folder until then.
+
+        Raises:
+            InUseError: the key is being built, or stored.
+        """
+        with self._left:
+            self._left.wait_for(lambda: build.key not in self._leaving)
+            if build.key in self._building or build.key in self._stored:
+                raise InUseError(f"{build.key.id} is being built, or is there already")
+            self._building[build.key] = build
+
+    def is_building(self, build: Build) -> bool:
+        """Whether this very build is under way."""
+        with self.lock:
+            return self._building.get(build.key) is build
+
+    def give_up(self, build: Build) -> None:
+        """Building to absent."""
+        with self.lock:
+            del self._building[build.key]
+
+    def publish(self, committed: Object) -> Entry:
+        """Building to stored."""
+        with self.lock:
+            del self._building[committed.key]
+            self._stored[committed.key] = committed
+            self.bytes += committed.facts.bytes
+            return committed.entry
+
+    # stored -> leaving -> absent or stored
+
+    def take_out(self, key: ObjectKey, is_referenced: Callable[[ObjectKey], bool]) -> Object:
+        """Stored to leaving.
+
+        Raises:
+            NotFoundError: it is not stored.
+            InUseError: it is held, pinned, referenced or being built.
+        """
+        with self.lock:
+            found = self._stored.get(key)
+            if key in self._building:
+                raise InUseError(f"{key.id} is being built")
+            if found is None:
+                raise NotFoundError(f"no object {key.id}")
+            if found.facts.pinned:
+                raise InUseError(f"{key.id} is pinned")
+            if found.holds or is_referenced(key):
+                raise InUseError(f"{key.id} is in use")
+            self._leaving.add(key)
+            return self._stored.pop(key)
+
+    def put_back(self, gone: Object) -> None:
+        """Leaving to stored: it could not be unpublished."""
+        with self._left:
+            self._stored[gone.key] = gone
+            self._leaving.discard(gone.key)
+            self._left.notify_all()
+
+    def left(self, key: ObjectKey) -> None:
+        """Leaving to absent: its folder is another's to have."""
+        with self._left:
+            self._leaving.discard(key)
+            self._left.notify_all()
+
+    def deleted(self, gone: Object) -> None:
+        """What has left takes no more space."""
+        with self.lock:
+            self.bytes -= gone.facts.bytes

@@ -1,0 +1,199 @@
+"""What a daemon finds in its store when it starts, put in order.
+
+Markers decide. Names are compared, contents of objects are never walked, and of the markers only those are
+read that the catalog has no copy of, so a start takes well under a second with ten thousand objects. What is
+to go is renamed into the trash; deleting it may take long and comes later (:meth:`Leftovers.sweep`).
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray_envd.cache.catalog import LINKS, OBJECTS, Catalog, link_name, mapping, object_name
+from ray_envd.cache.errors import CorruptError
+from ray_envd.cache.keys import ObjectKey
+from ray_envd.cache.layout import Layout, UserDirs
+from ray_envd.cache.links import read_links
+from ray_envd.cache.markers import Markers
+from ray_envd.cache.owner import Owner, acting_as
+from ray_envd.cache.records import Facts, Link, Object
+from ray_envd.cache.removal import remove_tree, to_trash
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Leftovers:
+    """What waits to be deleted: by owner, and the daemon's own."""
+
+    trash: list[tuple[Owner, Path]] = field(default_factory=list)
+    own: list[Path] = field(default_factory=list)
+
+    def sweep(self) -> int:
+        """Deletes all of it; blocking, maybe for long. Returns the bytes freed.
+
+        What cannot be deleted is logged, and tried again at the next start.
+        """
+        freed = 0
+        while self.trash:
+            owner, path = self.trash.pop()
+            with acting_as(owner):
+                freed += _remove(path)
+        while self.own:
+            freed += _remove(self.own.pop())
+        return freed
+
+
+@dataclass
+class Recovered:
+    """What a store holds, all of it committed."""
+
+    objects: dict[ObjectKey, Object]
+    links: dict[tuple[int, str], Link]
+    leftovers: Leftovers
+
+
+def recover(layout: Layout, markers: Markers, catalog: Catalog) -> Recovered:
+    """Brings markers, folders and catalog into agreement; see the module's text."""
+    leftovers = Leftovers(own=layout.unknown_buckets())
+    there: set[ObjectKey] = set()
+    unknown: set[int] = set()
+    marked = markers.all()
+    for uid, gid in layout.owners():
+        try:
+            there |= _recover_user(Owner(uid, gid), layout.user(uid), marked, leftovers)
+        except OSError as error:
+            # One user's folders must not keep the daemon from serving the others.
+            _log.warning("the objects of uid %d are left alone: %s", uid, error)
+            unknown.add(uid)
+    for key in marked.keys() - there:
+        if key.owner not in unknown:
+            _log.warning("%s of uid %d has vanished, its marker is dropped", key.id, key.owner)
+            markers.remove(key)
+    rows = catalog.rows.pop(OBJECTS, {})
+    objects = {}
+    for key in there:
+        found = _object(key, layout.object(key), marked[key], rows.get(object_name(key)), markers)
+        if found is None:
+            _discard(layout, key, markers, leftovers)
+        else:
+            objects[key] = found
+    link_rows = catalog.rows.pop(LINKS, {})
+    links = read_links(link_rows, objects)
+    _adopt(catalog, rows, objects)
+    _forget(catalog, OBJECTS, rows.keys() - {object_name(key) for key in objects})
+    _forget(catalog, LINKS, link_rows.keys() - {link_name(*name) for name in links})
+    return Recovered(objects, links, leftovers)
+
+
+def _recover_user(
+    owner: Owner, dirs: UserDirs, marked: Mapping[ObjectKey, object], leftovers: Leftovers
+) -> set[ObjectKey]:
+    """Moves what is unfinished into the trash; returns the user's objects that have marker and folder."""
+    there: set[ObjectKey] = set()
+    with acting_as(owner):
+        leftovers.trash += [(owner, path) for path in _children(dirs.trash)]
+        unfinished = [*_children(dirs.staging), *dirs.unknown_buckets()]
+        for kind in _children(dirs.objects):
+            for name, is_folder in _folders(kind):
+                key = _key(owner.uid, kind.name, name)
+                if is_folder and key is not None and key in marked:
+                    there.add(key)
+                else:
+                    unfinished.append(kind / name)
+        for path in unfinished:
+            _to_trash(path, owner, dirs, leftovers)
+    return there
+
+
+def _folders(folder: Path) -> Iterator[tuple[str, bool]]:
+    """The names in a folder of a user's, and whether each is a folder itself, which a link is not."""
+    try:
+        entries = list(os.scandir(folder))  # a list: the folder changes while it is looked at
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        yield entry.name, entry.is_dir(follow_symlinks=False)
+
+
+def _children(folder: Path) -> list[Path]:
+    """What is in a folder of a user's; anything but a folder there has nothing in it."""
+    return [folder / name for name, _ in _folders(folder)]
+
+
+def _key(uid: int, kind: str, digest: str) -> ObjectKey | None:
+    try:
+        return ObjectKey(uid, kind, digest)
+    except ValueError:
+        return None
+
+
+def _to_trash(path: Path, owner: Owner, dirs: UserDirs, leftovers: Leftovers) -> None:
+    try:
+        doomed = to_trash(path, dirs.trash)
+    except OSError as error:
+        _log.warning("an unfinished object cannot be removed: %s", error)
+        return
+    if doomed is not None:
+        leftovers.trash.append((owner, doomed))
+
+
+def _object(key: ObjectKey, path: Path, fingerprint: list[int], row: Any, markers: Markers) -> Object | None:
+    """The object from its row, if the row is a copy of this very marker, else from the marker.
+
+    Use is taken from the row in both cases. None if the marker is damaged.
+    """
+    row = mapping(row)
+    try:
+        facts = Facts.from_json(row["facts"]) if row.get("marker") == fingerprint else markers.read(key)
+    except (CorruptError, KeyError, OSError) as error:
+        _log.warning("%s of uid %d is removed: %s", key.id, key.owner, error)
+        return None
+    last_used, uses = row.get("last_used"), row.get("uses")
+    return Object(
+        key,
+        path,
+        facts,
+        fingerprint,
+        # A clock that was ahead must not make an object look used in the future, and so never old enough.
+        last_used=min(last_used, time.time()) if isinstance(last_used, int | float) else facts.created,
+        uses=uses if isinstance(uses, int) else 0,
+    )
+
+
+def _discard(layout: Layout, key: ObjectKey, markers: Markers, leftovers: Leftovers) -> None:
+    markers.remove(key)
+    dirs = layout.user(key.owner)
+    owner = layout.owner(key.owner)
+    with acting_as(owner):
+        _to_trash(layout.object(key), owner, dirs, leftovers)
+
+
+def _adopt(catalog: Catalog, rows: Mapping[str, Any], objects: Mapping[ObjectKey, Object]) -> None:
+    """Writes the objects that the catalog had no copy of, or an old one."""
+    adopted = [
+        (object_name(key), found.row())
+        for key, found in objects.items()
+        if mapping(rows.get(object_name(key))).get("marker") != found.fingerprint
+    ]
+    if adopted:
+        _log.info("%d objects were taken into the catalog from their markers", len(adopted))
+        catalog.put_many(OBJECTS, adopted)
+
+
+def _forget(catalog: Catalog, table: str, names: AbstractSet[str]) -> None:
+    if names:
+        catalog.drop((table, name) for name in names)
+
+
+def _remove(path: Path) -> int:
+    try:
+        return remove_tree(path)
+    except OSError as error:
+        _log.warning("%s cannot be removed now: %s", path, error)
+        return 0

@@ -1,0 +1,159 @@
+"""What a session's folder holds, read and written; :mod:`ray_envd.cache.references` gives it its meaning.
+
+::
+
+    sessions-v1/<session>/
+      session.json         facts of the session; written last, removed first: without it the rest is leftover
+      counts               how often each env is referenced (counts.py)
+      envs/<env digest>.json   the objects of each env
+
+These files outlive the daemon, not a loss of power (nothing is fsynced): a session is one raylet, which does
+not outlive it either. So each names the machine's boot, and what is of an earlier one is dropped.
+"""
+
+import contextlib
+import json
+import logging
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_envd.cache.counts import Counts
+from ray_envd.cache.durable import is_leftover, replace_file
+from ray_envd.cache.errors import CorruptError
+from ray_envd.cache.keys import ObjectKey
+from ray_envd.cache.removal import remove_tree
+
+_log = logging.getLogger(__name__)
+_SESSION = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_ENV = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """An env as a session has it.
+
+    Attributes:
+        objects: what it stands on.
+        summary: what the agent keeps with it.
+        created: unix seconds of the first binding.
+    """
+
+    objects: tuple[ObjectKey, ...]
+    summary: Mapping[str, Any]
+    created: float
+
+
+class SessionFiles:
+    """One session's folder. Everything here blocks."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @classmethod
+    def create(cls, folder: Path) -> "tuple[SessionFiles, Counts]":
+        """A new session's folder, not yet valid: :meth:`write_facts` makes it so."""
+        remove_tree(folder)
+        (folder / "envs").mkdir(parents=True, mode=0o700)
+        return cls(folder), Counts(folder / "counts")
+
+    def write_facts(self, facts: Mapping[str, Any], started: float) -> None:
+        """Writes ``session.json``."""
+        value = {"boot": boot_id(), "started": started, "facts": dict(facts)}
+        replace_file(self._folder / "session.json", _dump(value), durable=False)
+
+    def read(self) -> tuple[dict[str, Any], float, Counts, dict[str, Bound]]:
+        """Facts, start, counts and envs of a session.
+
+        Raises:
+            CorruptError: it is unfinished, damaged, or of an earlier boot of the machine.
+            OSError: the disk.
+        """
+        try:
+            value = json.loads((self._folder / "session.json").read_bytes())
+            boot, started, facts = value["boot"], float(value["started"]), dict(value["facts"])
+        except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+            raise CorruptError(f"unfinished: {error!r}") from error
+        if boot != boot_id():
+            raise CorruptError("of an earlier boot of the machine")
+        counts = Counts(self._folder / "counts")
+        return facts, started, counts, self._read_envs()
+
+    def _read_envs(self) -> dict[str, Bound]:
+        envs = {}
+        for path in (self._folder / "envs").iterdir():
+            if is_leftover(path.name):
+                path.unlink()
+                continue
+            try:
+                envs[check_env(path.name.removesuffix(".json"))] = _bound(json.loads(path.read_bytes()))
+            except (KeyError, TypeError, ValueError) as error:
+                _log.warning("%s is damaged and dropped: %r", path, error)
+                path.unlink()
+        return envs
+
+    def write_env(self, env_digest: str, bound: Bound) -> None:
+        """Writes what an env stands on."""
+        value = {
+            "objects": [[key.owner, key.kind, key.digest] for key in bound.objects],
+            "summary": dict(bound.summary),
+            "created": bound.created,
+        }
+        replace_file(self._folder / "envs" / f"{env_digest}.json", _dump(value), durable=False)
+
+    def remove(self) -> None:
+        """Removes the session; ``session.json`` first, so that a kill leaves nothing half valid."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            (self._folder / "session.json").unlink()
+        remove_tree(self._folder)
+
+
+def _bound(value: Any) -> Bound:
+    objects: Sequence[Any] = value["objects"]
+    return Bound(
+        objects=tuple(ObjectKey(int(owner), kind, digest) for owner, kind, digest in objects),
+        summary=dict(value["summary"]),
+        created=float(value["created"]),
+    )
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def check_session(session_id: str) -> str:
+    """The id if it may name a session.
+
+    Raises:
+        ValueError: it may not.
+    """
+    if _SESSION.fullmatch(session_id) is None or session_id in {".", ".."}:
+        raise ValueError(f"not a session id: {session_id[:140]!r}")
+    return session_id
+
+
+def check_env(env_digest: str) -> str:
+    """The digest if it is one (SHA-256, lower hex).
+
+    Raises:
+        ValueError: it is not.
+    """
+    if _ENV.fullmatch(env_digest) is None:
+        raise ValueError(f"not the digest of a runtime env: {env_digest[:80]!r}")
+    return env_digest
+
+
+def boot_id() -> str:
+    """Names the machine's present boot (random(4)); empty where the kernel does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def now() -> float:
+    """Unix seconds."""
+    return time.time()
