@@ -249,6 +249,8 @@ class Starter:
             return
         if self._failures >= STARTS:
             raise FallbackError(f"the daemon was started {STARTS} times and ended each time ({self._end})")
+        if not os.access(self._argv[0], os.X_OK):
+            raise FallbackError(f"no daemon listens, and {self._argv[0]} cannot be run: attach again")
         try:
             self._pid = self._start(self._argv)
         except OSError as error:
@@ -557,6 +559,8 @@ class Link:
         stock does, but a port that is picked at random is never that one.
         """
         family, address = self._listener.family, self._listener.getsockname()
+        # Not close() alone: a daemon that hangs may hold the socket too, and would keep the port.
+        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         placeholder = socket.socket(family, socket.SOCK_STREAM)
         placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
