@@ -139,14 +139,7 @@ class Workshop:
         self.metrics.build_seconds.labels(key.kind).observe(seconds)
 
     async def _begin(self, key: ObjectKey, owner: Owner) -> Build:
-        beginning = asyncio.ensure_future(self.thread(self.store.begin, key, owner))
-        try:
-            return await asyncio.shield(beginning)
-        except asyncio.CancelledError:
-            await asyncio.wait({beginning})
-            if beginning.exception() is None:
-                await self.thread(self._abandon, beginning.result())
-            raise
+        return await _kept(self.thread(self.store.begin, key, owner), partial(self.thread, self._abandon))
 
     def _commit(self, build: Build, summary: str, seconds: float, details: Mapping[str, Any]) -> None:
         try:
@@ -164,20 +157,33 @@ class Workshop:
 
     async def _reserve(self, size: int, field: str) -> Reservation:
         try:
-            return self._try_reserve(size)
+            return await self._try_reserve(size)
         except cache_errors.NeverFitsError as error:
             raise NeverFitsError(str(error), field=field, remedy="raise the daemon's max_bytes") from error
         except cache_errors.NoRoomError as error:
             if self.make_room is not None and await self.make_room(size):
-                return self._try_reserve(size)
+                return await self._try_reserve(size)
             raise OutOfSpaceError(
                 str(error),
                 field=field,
                 remedy="free disk space, raise the daemon's max_bytes, or end jobs that hold other envs",
             ) from error
 
-    def _try_reserve(self, size: int) -> Reservation:
-        return self._budget.reserve(size, self.store.stored_bytes())
+    async def _try_reserve(self, size: int) -> Reservation:
+        reserving = self.thread(self._budget.reserve, size, self.store.stored_bytes())
+        return await _kept(reserving, lambda made: self.thread(made.release))
+
+
+async def _kept(making: Awaitable[T], undo: Callable[[T], Awaitable[None]]) -> T:
+    """Awaits something that must not get lost: if the caller is cancelled meanwhile, it is undone."""
+    task = asyncio.ensure_future(making)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if task.exception() is None:
+            await undo(task.result())
+        raise
 
 
 async def _to_the_end(work: Awaitable[None]) -> None:

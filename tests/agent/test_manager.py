@@ -108,7 +108,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 def ask(digest: str = "aa", **more: Any) -> Ask:
     more.setdefault("job_id", "01000000")
-    return Ask(json.dumps({"pip": {"digest": digest}}), **more)
+    return Ask(json.dumps({"pip": {"digest": digest * 8}}), **more)
 
 
 async def test_hundreds_of_requests_build_once_and_each_gets_a_reference(world: World) -> None:
