@@ -33,9 +33,9 @@ class _Side(asyncio.Protocol):
     def join(self, other: "_Side") -> None:
         """Passes on what came early and everything from now on."""
         self.other = other
-        for data in self._early:
+        early, self._early = self._early, []
+        for data in early:
             self.data_received(data)
-        self._early.clear()
 
     def data_received(self, data: bytes) -> None:
         if self.other is None or self.other.transport is None:
@@ -83,8 +83,9 @@ class _Front(_Side):
             _log.warning("gRPC does not answer on its socket: %s", error)
             self.transport.close()
             return
-        back.other = self
+        # Each end may have heard something already: gRPC's server speaks first.
         self.join(back)
+        back.join(self)
         if self.transport.is_closing() and back.transport is not None:
             back.transport.close()
 

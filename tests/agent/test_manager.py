@@ -123,7 +123,7 @@ async def test_hundreds_of_requests_build_once_and_each_gets_a_reference(world: 
 async def test_two_specs_that_lead_to_one_object_build_it_once(world: World) -> None:
     """Different runtime envs (and sessions) share what they have in common, also while it is built."""
     one, two = await world.session("one"), await world.session("two")
-    other = Ask(json.dumps({"pip": {"digest": "aa"}, "env_vars": {"X": "1"}}))
+    other = Ask(json.dumps({"pip": {"digest": "aa" * 8}, "env_vars": {"X": "1"}}))
     await asyncio.gather(world.manager.acquire(one, ask()), world.manager.acquire(two, other))
     assert world.installer.builds == 1
     assert [len(world.manager.info(each)) for each in (one, two)] == [1, 1]
