@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,6 +106,18 @@ def _stored(flag: str, name: str, **attributes: Any) -> Callable[[F], F]:
             setattr(ctx.ensure_object(State), name, value)
 
     return click.option(flag, name, expose_value=False, callback=store, **attributes)
+
+
+def interpreter_path(name: str) -> str:
+    """The absolute path of an interpreter, given by path or by a name on the PATH.
+
+    Raises:
+        click.BadParameter: there is none.
+    """
+    found = shutil.which(os.path.expanduser(name))  # noqa: PTH111 - a name on the PATH is no path
+    if found is None:
+        raise click.BadParameter(f"there is no program {name!r}", param_hint="--python")
+    return os.path.abspath(found)  # noqa: PTH100 - a virtual environment's link must not be resolved
 
 
 def print_json(value: Any) -> None:

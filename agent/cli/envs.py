@@ -4,7 +4,6 @@ import fnmatch
 import json
 import math
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ray_envd.agent.cli.common import CliError, Exit, State, pass_state, shared_options
+from ray_envd.agent.cli.common import CliError, Exit, State, interpreter_path, pass_state, shared_options
 from ray_envd.agent.cli.events import view
 from ray_envd.agent.cli.holder import received, start_holder
 from ray_envd.agent.cli.spec_argument import read_spec
@@ -53,19 +52,10 @@ def _request(
     """The arguments of ``Client.create``."""
     return {
         "runtime_env": read_spec(spec),
-        "python": _interpreter(python),
+        "python": None if python is None else interpreter_path(python),
         "setup_timeout_seconds": _timeout(timeout),
         "environment": _passed(pass_env),
     }
-
-
-def _interpreter(python: str | None) -> str | None:
-    if python is None:
-        return None
-    found = shutil.which(os.path.expanduser(python))  # noqa: PTH111 - a name on the PATH is no path
-    if found is None:
-        raise click.BadParameter(f"there is no program {python!r}", param_hint="--python")
-    return os.path.abspath(found)  # noqa: PTH100 - a virtual environment's link must not be resolved
 
 
 def _timeout(text: str | None) -> int:

@@ -1,6 +1,6 @@
 """Tables and overviews on a terminal, plain columns elsewhere."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -12,6 +12,7 @@ from ray_envd.agent.client import Collection, Object, Session, Stats
 from ray_envd.agent.humanize import ago_text, bytes_text, seconds_text
 
 _BAR = 30
+_LEAST = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +24,22 @@ class Column:
     free: bool = False
 
 
-def show(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, empty: str) -> None:
+def show(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, empty: str) -> None:
     """One table on stdout; a sentence where there is nothing to list."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
+    for index, column in enumerate(columns):
+        widest = max((len(row[index]) for row in rows), default=0)
         table.add_column(
             column.name,
             justify="right" if column.right else "left",
             no_wrap=True,
-            overflow="ellipsis" if column.free else "fold",
-            # A column that does not give way keeps its width, whatever the terminal's.
-            min_width=None if column.free else len(column.name),
+            overflow="ellipsis",
+            # Ids and figures keep their width on a narrow terminal: half of one is of no use.
+            min_width=_LEAST if column.free else max(widest, len(column.name)),
         )
     for row in rows:
         table.add_row(*map(Text, row))
-    console().print(table if table.row_count else empty)
+    console().print(table if rows else empty)
 
 
 def show_objects(objects: Sequence[Object], now: float) -> None:

@@ -1,0 +1,75 @@
+"""``ray-envd doctor``: small checks, each of which says what it found and what to do about it."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import uv
+
+from ray_envd.agent.config import Settings
+from ray_envd.agent.doctor import daemon as daemon_checks
+from ray_envd.agent.doctor import interpreter, store, tools
+from ray_envd.agent.doctor.finding import Finding, Level, fail, ok, warn
+
+__all__ = ["Finding", "Level", "examine", "settings_finding"]
+
+
+def examine(settings: Settings, pythons: Sequence[Path]) -> list[Finding]:
+    """Makes every check; blocking, some seconds at most.
+
+    Args:
+        settings: whose store, socket and port are looked at.
+        pythons: interpreters of Ray; empty: the one on the PATH.
+    """
+    finding, stats = daemon_checks.daemon(settings.socket)
+    here = settings.store
+    checks: list[tuple[str, Callable[[], Finding]]] = [
+        ("uv", lambda: tools.uv(_uv())),
+        ("store", lambda: store.folder(here)),
+        ("mount options", lambda: store.noexec(here)),
+        ("disk space", lambda: store.space(here, settings.min_free)),
+        ("inodes", lambda: store.inodes(here)),
+        ("hard links", lambda: store.hard_links(here)),
+        ("uv's cache", lambda: store.same_file_system(here)),
+        ("clock", lambda: store.clock(here)),
+        ("socket", lambda: daemon_checks.socket_folder(settings.socket)),
+        ("daemon", lambda: finding),
+        ("http", lambda: daemon_checks.http_port(settings.http)),
+        ("podman", lambda: tools.podman(shutil.which("podman"))),
+        ("user namespaces", tools.user_namespaces),
+    ]
+    return [_made(name, check) for name, check in checks] + [
+        interpreter.ray(python, settings.socket, asked_for=bool(pythons), daemon_answers=stats is not None)
+        for python in pythons or _on_path()
+    ]
+
+
+def settings_finding(warnings: Sequence[str], origin: str) -> Finding:
+    """The settings themselves; that they could be loaded is known by now."""
+    if warnings:
+        return warn("settings", "; ".join(warnings), "correct the name, or unset the variable")
+    return ok("settings", f"valid ({origin})")
+
+
+def _made(name: str, check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except OSError as error:
+        return fail(
+            name,
+            store.reason(error),
+            f"run this as the daemon's user (this is uid {os.geteuid()}) or as root",
+        )
+
+
+def _uv() -> str | None:
+    try:
+        return uv.find_uv_bin()
+    except FileNotFoundError:
+        return shutil.which("uv")
+
+
+def _on_path() -> list[Path]:
+    found = shutil.which("python3")
+    return [Path(found)] if found else []

@@ -1,0 +1,50 @@
+"""The Rays of this node: known, attached, and to this daemon."""
+
+from pathlib import Path
+
+from ray_envd.agent.attach import AttachError, status
+from ray_envd.agent.doctor.finding import Finding, fail, ok, warn
+
+
+def ray(python: Path, socket: Path, *, asked_for: bool, daemon_answers: bool) -> Finding:
+    """How the Ray of an interpreter stands.
+
+    Args:
+        python: the interpreter.
+        socket: the daemon's control socket according to the settings.
+        asked_for: it was named, so that it should have a Ray; else it just is on the PATH.
+        daemon_answers: a daemon runs now.
+    """
+    check = f"ray of {python}"
+    try:
+        found = status(python)
+    except AttachError as error:
+        level = fail if asked_for else warn
+        return level(
+            check, error.message, error.remedy if asked_for else "name Ray's interpreter with --python"
+        )
+    ray_version = f"Ray {found.ray_version}"
+    if not found.known:
+        return warn(
+            check,
+            f"{ray_version} is not a version that this ray-envd knows",
+            "upgrade ray-envd, or attach with --force and try it on a node that you can spare",
+        )
+    attach = f"run `ray-envd attach --python {python}`"
+    if not found.attached or not found.current or not found.stock_kept:
+        state = "is attached" if found.attached else "is not attached"
+        return warn(check, f"{ray_version} {state}: {found.advice}", attach)
+    link_socket = socket.with_name(f"{socket.name}.link")
+    if found.socket is not None and found.socket != link_socket:
+        return warn(
+            check,
+            f"{ray_version} is attached to {found.socket}, the settings say {link_socket}",
+            f"{attach}, or correct --socket",
+        )
+    if found.daemon is None and not daemon_answers:
+        return warn(
+            check,
+            f"{ray_version} is attached to a supervised daemon, and none answers: its nodes use Ray's own agent",
+            "systemctl start ray-envd, or attach without --supervised",
+        )
+    return ok(check, f"{ray_version}, attached")

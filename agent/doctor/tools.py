@@ -1,0 +1,65 @@
+"""Programs that the daemon runs, and what the kernel lets them do."""
+
+import subprocess
+from pathlib import Path
+
+from ray_envd.agent.doctor.finding import Finding, fail, ok, warn
+
+_SECONDS = 10
+_SYSCTLS = Path("/proc/sys")
+
+
+def uv(binary: str | None) -> Finding:
+    """uv makes every Python environment."""
+    remedy = "install it into ray-envd's own environment: `pip install uv`"
+    if binary is None:
+        return fail("uv", "there is no uv beside ray-envd nor on the PATH", remedy)
+    version, problem = _version(binary)
+    if problem:
+        return fail("uv", f"{binary} does not run: {problem}", remedy)
+    return ok("uv", f"{version} ({binary})")
+
+
+def podman(binary: str | None) -> Finding:
+    """Containers are for a later version; its absence harms nothing now."""
+    remedy = "install podman where runtime envs are to use container images (a later version serves them)"
+    if binary is None:
+        return warn("podman", "it is not installed", remedy)
+    version, problem = _version(binary)
+    if problem:
+        return warn("podman", f"{binary} does not run: {problem}", remedy)
+    return ok("podman", f"{version} ({binary})")
+
+
+def _version(binary: str) -> tuple[str, str]:
+    """The first line of ``--version``, or what is wrong."""
+    try:
+        done = subprocess.run(
+            [binary, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return "", str(error)
+    if done.returncode:
+        return "", f"exit code {done.returncode}"
+    return (done.stdout.strip().splitlines() or ["unknown version"])[0], ""
+
+
+def user_namespaces(sysctls: Path = _SYSCTLS) -> Finding:
+    """Rootless podman needs them, and so do some builds."""
+    for name, blocked, remedy in (
+        ("user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000"),
+        ("kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
+        (
+            "kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for podman",
+        ),
+    ):
+        try:
+            value = (sysctls / name).read_text().strip()
+        except OSError:
+            continue  # this kernel has no such switch
+        if value == blocked:
+            found = f"{name.replace('/', '.')} is {value}: users may not make them"
+            return warn("user namespaces", found, f"{remedy} (only containers need them)")
+    return ok("user namespaces", "users may make them")
