@@ -25,6 +25,7 @@ class _Side(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.other: _Side | None = None
         self._early: list[bytes] = []
+        self._ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -36,12 +37,23 @@ class _Side(asyncio.Protocol):
         early, self._early = self._early, []
         for data in early:
             self.data_received(data)
+        if self._ended:
+            self.eof_received()
 
     def data_received(self, data: bytes) -> None:
         if self.other is None or self.other.transport is None:
             self._early.append(data)
         else:
             self.other.transport.write(data)
+
+    def eof_received(self) -> bool:
+        """One direction is over; the connection is when both are."""
+        self._ended = True
+        if self.other is not None and self.other.transport is not None:
+            if self.other._ended:
+                return False
+            self.other.transport.write_eof()
+        return True
 
     def pause_writing(self) -> None:
         """The peer of this end is slow: the other end reads no more."""
@@ -100,15 +112,15 @@ class Gate:
 
     async def start(self) -> None:
         """Binds the path; a stale socket of a dead daemon is replaced (the store's lock says it is dead)."""
-        listener = bind_unix(self._path, 0o600)
+        listener = await asyncio.to_thread(bind_unix, self._path, 0o600)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(lambda: _Front(str(self._inner), self._tasks), sock=listener)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Accepts no more and takes the path away; connections end with gRPC's server."""
         if self._server is not None:
             self._server.close()
-        self._path.unlink(missing_ok=True)
+        await asyncio.to_thread(self._path.unlink, missing_ok=True)
 
 
 def bind_unix(path: Path, mode: int) -> socket.socket:

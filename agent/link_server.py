@@ -48,7 +48,7 @@ class LinkServer:
 
     async def start(self) -> None:
         """Listens. A daemon of root serves every user, so everybody may connect; who it is, the kernel says."""
-        self._listener = bind_unix(self._path, self._mode)
+        self._listener = await asyncio.to_thread(bind_unix, self._path, self._mode)
         self._accepting = asyncio.create_task(self._accept(), name="accept links")
 
     async def _accept(self) -> None:
@@ -151,7 +151,7 @@ class LinkServer:
             self._accepting.cancel()
         if self._listener is not None:
             self._listener.close()
-        self._path.unlink(missing_ok=True)
+        await asyncio.to_thread(self._path.unlink, missing_ok=True)
         await asyncio.gather(*(face.stop(deadline) for face in self._faces.values()))
         self._faces.clear()
         for task in tuple(self._tasks):

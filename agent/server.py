@@ -207,7 +207,7 @@ class Daemon:
         for task in tuple(self._tasks):
             task.cancel()
         await self.links.stop(deadline=1.0)
-        self._gate.stop()
+        await self._gate.stop()
         await self._grpc.stop(grace=1.0)
         if self._http is not None:
             await self._http.stop()

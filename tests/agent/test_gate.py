@@ -28,7 +28,7 @@ async def gate(short_tmp: Path) -> AsyncIterator[Path]:
     made = Gate(short_tmp / "public", inner)
     await made.start()
     yield short_tmp / "public"
-    made.stop()
+    await made.stop()
     server.close()
 
 
