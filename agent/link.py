@@ -38,8 +38,8 @@ BACKLOG = 1024
 TICK = 1.0  # seconds between looks at the parent and at a daemon that this link started
 EXIT_LOCKED = 5  # a daemon's word for "another one has the store"
 STARTS = 3  # a daemon that ends this often at its start is broken
-SHORT_LIVES = 5  # a daemon that is lost this often, each time at once, is broken
-SHORT_LIFE = 2.0  # seconds
+SHORT_LIVES = 20  # a daemon that is lost this often, each time at once, is broken
+SHORT_LIFE = 1.0  # seconds
 START_LOG_BYTES = 1 << 20
 #: Of the raylet's environment a daemon gets only this, and RAY_ENVD_*: it serves other clusters too.
 DAEMON_VARIABLES = (
@@ -268,7 +268,8 @@ class Starter:
         self._end = f"exit code {code}" if code >= 0 else f"signal {-code}"
         self._pid = 0
         self._not_before = time.monotonic() + 1.0
-        if code != EXIT_LOCKED:
+        # One that somebody killed may be as sound as one that another was ahead of.
+        if code not in (EXIT_LOCKED, -signal.SIGKILL, -signal.SIGTERM):
             self._failures += 1
 
     def forgive(self) -> None:
