@@ -56,7 +56,7 @@ async def build(lock: Lock, request: Request, work: Work, *, shadow: Path, targe
     elif lock.lines:
         work.report("installing", f"{len(lock.lines)} packages")
         await asyncio.to_thread(_write, lock, request, work)
-        await _install(request, work, shadow, target)
+        await _install(lock, request, work, shadow, target)
     await asyncio.to_thread(_finish, work, shadow, target)
     await _check_ray(work, site_packages)
     if request.check:
@@ -113,7 +113,7 @@ def _lock_file(work: Work) -> Path:
     return work.workdir / "lock.txt"
 
 
-async def _install(request: Request, work: Work, shadow: Path, target: Path) -> None:
+async def _install(lock: Lock, request: Request, work: Work, shadow: Path, target: Path) -> None:
     arguments = [
         "pip",
         "install",
@@ -124,8 +124,10 @@ async def _install(request: Request, work: Work, shadow: Path, target: Path) -> 
         str(target),
     ]
     arguments += [*flags(request), "-r", str(_lock_file(work))]
+    # uv takes a folder for unchanged if its pyproject.toml is; whether it is, our key says.
+    arguments += [word for name in lock.folders for word in ("--refresh-package", name)]
     variables = request.options.variables
-    if "--offline" not in arguments:
+    if "--offline" not in arguments and not lock.folders:
         offline = await uv.run(work, [*arguments, "--offline"], variables)
         if offline.returncode == 0:
             return

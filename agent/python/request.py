@@ -99,6 +99,7 @@ class Request:
                 options.transport,
                 self.pip_words,
                 self.configuration,
+                self.places,
             ],
             [str(option) for option in self.file_options],
             sorted(item for item in options.variables.items() if item[0] not in _TRANSPORT),

@@ -16,7 +16,6 @@ _MARKER = re.compile(r"\s+;\s*")
 _EXTRAS = re.compile(r"\[[A-Za-z0-9._,\s-]*\]\Z")
 _HASH_FRAGMENT = re.compile(r"[#&](?:sha256|sha384|sha512)=[0-9a-fA-F]{32,}")
 _COMMIT = re.compile(r"@[0-9a-f]{40}(?:#|\Z)")
-_RESOLVED = re.compile(r"@([0-9a-f]{40})(?:#|\Z)")
 _USERINFO = re.compile(r"(://)[^/@\s]*@")
 
 
@@ -31,6 +30,7 @@ class Requirement:
         local: the file or folder that ``url`` is.
         hashes: as ``sha256:…``.
         options: other options of the line (``--config-settings=…``).
+        commit: what a repository's revision was found to be.
         exact: whether it can only ever mean one version.
         canonical: equal for two spellings of one requirement, where it is no direct reference.
     """
@@ -42,6 +42,7 @@ class Requirement:
     editable: bool = False
     hashes: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    commit: str = ""
     exact: bool = False
     canonical: str = ""
 
@@ -57,7 +58,8 @@ class Requirement:
 
     def line(self) -> str:
         """The line of a requirements file."""
-        parts = [f"-e {self.text}" if self.editable else self.text, *self.options]
+        text = at_commit(self)
+        parts = [f"-e {text}" if self.editable else text, *self.options]
         return " ".join((*parts, *(f"--hash={value}" for value in self.hashes)))
 
     def identity(self, digests: Mapping[Path, str]) -> str:
@@ -104,15 +106,14 @@ def parse(text: str, base: Path | None) -> Requirement:
     )
 
 
-def at_commit(requirement: Requirement, resolved_url: str) -> str:
-    """The requirement's text, of a version control URL, with the commit that it was resolved to."""
-    commit = _RESOLVED.search(resolved_url)
-    if commit is None or requirement.url is None:
+def at_commit(requirement: Requirement) -> str:
+    """The requirement's text, of a repository with the commit in place of the revision."""
+    if not requirement.commit or requirement.url is None:
         return requirement.text
     scheme, _, rest = requirement.url.partition("://")
     address, hash_sign, fragment = rest.partition("#")
     host, slash, path = address.partition("/")
-    exact = f"{scheme}://{host}{slash}{path.partition('@')[0]}@{commit[1]}{hash_sign}{fragment}"
+    exact = f"{scheme}://{host}{slash}{path.partition('@')[0]}@{requirement.commit}{hash_sign}{fragment}"
     return requirement.text.replace(requirement.url, exact)
 
 

@@ -4,19 +4,19 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
 from ray_envd.agent.errors import EnvError, NetworkError, ResolutionError
 from ray_envd.agent.python import uv
+from ray_envd.agent.python.direct import identify
 from ray_envd.agent.python.options import Sources
 from ray_envd.agent.python.request import Request
 from ray_envd.agent.python.requirements import Requirement, at_commit, without_credentials
 from ray_envd.agent.python.shadow import shadow_python
 from ray_envd.agent.python.tools import Work, write_private
-from ray_envd.agent.python.url_hashes import with_url_hashes
 from ray_envd.cache.owner import acting_as
 
 
@@ -30,12 +30,14 @@ class Lock:
         digest: the object's key: two requests with the same set over the same interpreter have the same.
             Where the real pip is the engine it resolves only while it installs, so there the digest is that
             of the request, and ``pins`` is empty.
+        folders: names of packages that are built from local folders.
         lines: what is installed, as requirement lines. They may hold credentials: never write or log them.
     """
 
     pins: tuple[tuple[str, str], ...]
     index_digest: str
     digest: str
+    folders: tuple[str, ...] = ()
     lines: tuple[str, ...] = field(repr=False, default=())
 
 
@@ -66,7 +68,7 @@ async def resolve(
         return Lock((), "", _digest("pip", digest))
     work = work.hiding(request.secrets)
     work.report("resolving", f"{len(request.requirements)} requirements")
-    request = await with_url_hashes(request, work, shadow, fresh=fresh)
+    request = await identify(request, work, shadow, fresh=fresh)
     await asyncio.to_thread(_write, request, work)
     lines = await _dry_run(request, work, shadow, fresh=fresh)
     changes = uv.changes(lines)
@@ -157,24 +159,25 @@ def _lock(
 ) -> Lock:
     pins: list[tuple[str, str]] = []
     lines: list[str] = []
+    direct = {r.name: r for r in request.requirements if r.url is not None}
     for written, version, url in changes:
         name = canonicalize_name(written)
-        wanted = _requirement(request, work, name, url)
-        if url is None:
-            pins.append((name, version or ""))
-            lines.append(" ".join((f"{name}=={version}", *_hashes(request, name))))
-        elif wanted is None:
+        if name in direct:
+            pins.append((name, work.redact(_identity(direct[name], file_digests))))
+            lines.append(direct[name].line())
+        elif url is not None:  # by a constraint, or in a file on another machine
             pins.append((name, work.redact(without_credentials(url))))
             lines.append(f"{name} @ {url}")
         else:
-            pins.append((name, work.redact(_identity(wanted, url, file_digests))))
-            lines.append(replace(wanted, text=at_commit(wanted, url)).line())
+            pins.append((name, version or ""))
+            lines.append(" ".join((f"{name}=={version}", *_hashes(request, name))))
     with acting_as(work.owner):
         index = _index_digest(request.options.sources, frozenset(name for name, _ in pins))
+        folders = [name for name, _ in pins if name in direct and _is_folder(direct[name])]
     made_with = sorted({*request.options.both, *_format_control(request)})
     origin = [index, made_with] if pins else []
     digest = _digest("uv", work.interpreter.digest, sorted(pins), origin, request.check)
-    return Lock(tuple(sorted(pins)), index, digest, tuple(sorted(lines)))
+    return Lock(tuple(sorted(pins)), index, digest, tuple(folders), tuple(sorted(lines)))
 
 
 def _format_control(request: Request) -> list[str]:
@@ -183,34 +186,16 @@ def _format_control(request: Request) -> list[str]:
     return [str(option) for option in request.file_options if option.name in binary]
 
 
-def _identity(requirement: Requirement, url: str, file_digests: Mapping[Path, str]) -> str:
+def _identity(requirement: Requirement, file_digests: Mapping[Path, str]) -> str:
     """What a direct reference is known by: content where it can be had, else the address."""
     if requirement.local is not None:
         return requirement.identity(file_digests)
-    return " ".join((without_credentials(url), *sorted(requirement.hashes)))
+    address = without_credentials(at_commit(requirement))
+    return " ".join((address, *sorted(requirement.hashes)))
 
 
-def _requirement(request: Request, work: Work, name: str, url: str | None) -> Requirement | None:
-    """The requirement that a direct reference came from: it has the credentials, which uv masks."""
-    if url is None:
-        return None
-
-    def bare(address: str) -> str:
-        return work.redact(address).partition("#")[0].rstrip("/")
-
-    direct = [r for r in (*request.requirements, *request.constraints) if r.url is not None]
-    by_url = [r for r in direct if bare(r.url or "") == bare(url)]
-    by_repository = [
-        r for r in direct if r.is_repository and bare(url).startswith(_unrevised(bare(r.url or "")))
-    ]
-    by_name = [r for r in direct if r.name == name]
-    return next(iter([*by_url, *by_name, *by_repository]), None)
-
-
-def _unrevised(url: str) -> str:
-    """The address of a repository less the revision."""
-    head, slash, tail = url.rpartition("/")
-    return head + slash + tail.partition("@")[0]
+def _is_folder(requirement: Requirement) -> bool:
+    return requirement.local is not None and not requirement.editable and requirement.local.is_dir()
 
 
 def _hashes(request: Request, name: str) -> list[str]:

@@ -25,14 +25,21 @@ class Toolbox:
     """The tools.
 
     Attributes:
-        uv: the binary.
+        uv: the binary that ray-envd itself depends on.
         cache_dir: uv's cache; on the file system of the environments, so that files are linked.
+        chosen_uv: one of the version that the spec asks for.
         link_mode: uv's; None for its default, which is a reflink where possible, else a hard link.
     """
 
     uv: str
     cache_dir: Path
     link_mode: str | None = None
+    chosen_uv: str | None = None
+
+    @property
+    def program(self) -> str:
+        """The uv that resolves and installs."""
+        return self.chosen_uv or self.uv
 
     @classmethod
     def bundled(cls, cache_dir: Path, link_mode: str | None = None) -> "Toolbox":

@@ -45,7 +45,7 @@ async def run(work: Work, arguments: Sequence[str], variables: Mapping[str, str]
         ToolMissingError: the binary is not there.
     """
     completed = await process.run(
-        [work.tools.uv, *arguments],
+        [work.tools.program, *arguments],
         env=environment(work, variables),
         cwd=work.workdir,
         owner=work.owner,
@@ -64,7 +64,7 @@ async def run_checked(
     """
     completed = await run(work, arguments, variables)
     if completed.returncode:
-        raise await failure(work, "uv", [work.tools.uv, *arguments], completed, doing=doing)
+        raise await failure(work, "uv", [work.tools.program, *arguments], completed, doing=doing)
     return completed
 
 

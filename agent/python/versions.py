@@ -30,14 +30,15 @@ async def with_uv_version(request: Request, work: Work, *, shadow: Path, folder:
     wanted = request.tool_version
     if request.field != "uv" or wanted is None:
         return work
-    if SpecifierSet(wanted.strip("() ")).contains(importlib.metadata.version("uv"), prereleases=True):
+    ours = await asyncio.to_thread(importlib.metadata.version, "uv")
+    if SpecifierSet(wanted.strip("() ")).contains(ours, prereleases=True):
         return work
     target = folder / f"uv-{hashlib.sha256(f'{work.interpreter.digest} {wanted}'.encode()).hexdigest()[:16]}"
     binary = target / "bin" / "uv"
     if not await asyncio.to_thread(_exists, work, binary):
         work.report("installing", f"uv{wanted}")
         await _fetch(request, work.hiding(request.secrets), shadow, target)
-    return replace(work, tools=replace(work.tools, uv=str(binary)))
+    return replace(work, tools=replace(work.tools, chosen_uv=str(binary)))
 
 
 async def _fetch(request: Request, work: Work, shadow: Path, target: Path) -> None:
