@@ -24,7 +24,7 @@ from ray_envd.agent.config_sources import Loaded, Value, reference_table
 from ray_envd.agent.humanize import Size, bytes_text
 
 if TYPE_CHECKING:
-    from ray_envd.agent.attach import AttachReport
+    from ray_envd.agent.attach import AttachReport, Status
     from ray_envd.agent.doctor import Finding
 
 #: Seconds without a session after which a daemon that a link started ends.
@@ -59,8 +59,8 @@ def attach(
 ) -> int:
     """Make the Ray of an interpreter use ray-envd.
 
-    Raylets that start from now on do; those that run are not touched. Ray's own agent is kept beside the link:
-    a node whose daemon cannot be had falls back on it, and `detach` restores it.
+    Raylets that start from now on do; those that run are not touched. Ray's own agent is kept beside the
+    link: a node whose daemon cannot be had falls back on it, and `detach` restores it.
     """
     from ray_envd.agent import attach as module  # noqa: PLC0415 - its error is caught here
 
@@ -126,21 +126,22 @@ def _show_report(state: State, report: "AttachReport") -> None:
     click.echo(f"{what}: Ray {report.ray_version} in {report.agent_dir}")
 
 
-def _show_status(state: State, status: Any) -> int:
+def _show_status(state: State, status: "Status") -> int:
     code = Exit.OK if status.attached and not status.advice else Exit.FAILED
     if state.json:
         print_json(asdict(status))
         return code
-    tables.show_pairs(
-        {
-            "ray": f"{status.ray_version}{'' if status.known else ' (not a version that is known)'}",
-            "attached": f"yes, by ray-envd {status.link_version}" if status.attached else "no",
-            "socket": str(status.socket or "the default of the raylet's user") if status.attached else "",
-            "daemon": " ".join(status.daemon or ("supervised",)) if status.attached else "",
-            "folder": str(status.agent_dir),
-            "advice": status.advice or "none",
-        }
-    )
+    pairs = {
+        "ray": f"{status.ray_version}{'' if status.known else ' (not a version that is known)'}",
+        "folder": str(status.agent_dir),
+        "attached": f"by ray-envd {status.link_version}" if status.attached else "no",
+    }
+    if status.attached:
+        pairs["socket"] = str(status.socket or "the default of the raylet's user")
+        pairs["daemon"] = " ".join(status.daemon or ("supervised",))
+    if status.advice:
+        pairs["advice"] = status.advice
+    tables.show_pairs(pairs)
     return code
 
 

@@ -32,8 +32,13 @@ def ray(python: Path, socket: Path, *, asked_for: bool, daemon_answers: bool) ->
         )
     attach = f"run `ray-envd attach --python {python}`"
     if not found.attached or not found.current or not found.stock_kept:
-        state = "is attached" if found.attached else "is not attached"
-        return warn(check, f"{ray_version} {state}: {found.advice}", attach)
+        anew = " any more: it was installed anew" if found.stock_kept else ""
+        state = "is attached, but not whole or not current" if found.attached else f"is not attached{anew}"
+        return warn(
+            check,
+            f"{ray_version} {state}",
+            attach if found.stock_kept or not found.attached else found.advice,
+        )
     link_socket = socket.with_name(f"{socket.name}.link")
     if found.socket is not None and found.socket != link_socket:
         return warn(
@@ -44,7 +49,7 @@ def ray(python: Path, socket: Path, *, asked_for: bool, daemon_answers: bool) ->
     if found.daemon is None and not daemon_answers:
         return warn(
             check,
-            f"{ray_version} is attached to a supervised daemon, and none answers: its nodes use Ray's own agent",
+            f"{ray_version} is attached to a supervised daemon and none answers: nodes use Ray's own agent",
             "systemctl start ray-envd, or attach without --supervised",
         )
     return ok(check, f"{ray_version}, attached")

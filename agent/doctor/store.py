@@ -104,7 +104,7 @@ def inodes(store: Path, scarce: float = _SCARCE) -> Finding:
 
 
 def hard_links(store: Path) -> Finding:
-    """uv links files from its cache into environments."""
+    """Files are linked from uv's cache into environments."""
     check = "hard links"
     if not store.is_dir():
         return ok(check, "looked at once the store is there")
@@ -133,7 +133,7 @@ def _clones(source: Path, target: Path) -> bool:
 
 
 def same_file_system(store: Path, uid: int | None = None) -> Finding:
-    """uv's cache must be where the environments are, or every file is copied."""
+    """The cache must be where the environments are, or every file is copied."""
     check = "uv's cache"
     home = store / "users" / str(os.geteuid() if uid is None else uid)
     cache, objects = home / "uv-cache", home / "objects-v1"
@@ -172,7 +172,7 @@ def clock(store: Path, now: float | None = None) -> Finding:
 
 @contextmanager
 def _scratch(store: Path) -> Iterator[Path]:
-    """A folder of our own for a moment; a daemon ignores names that it does not know."""
+    """A folder of our own for a moment. Only in a store that is this user's: see ``examine``."""
     path = store / f".doctor-{secrets.token_hex(4)}"
     path.mkdir(mode=0o700)
     try:

@@ -10,7 +10,7 @@ _SYSCTLS = Path("/proc/sys")
 
 
 def uv(binary: str | None) -> Finding:
-    """uv makes every Python environment."""
+    """Every Python environment is made by it."""
     remedy = "install it into ray-envd's own environment: `pip install uv`"
     if binary is None:
         return fail("uv", "there is no uv beside ray-envd nor on the PATH", remedy)
