@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import SETUP_ERROR, Reply, actor, ask, task
+from asking import SETUP_ERROR, STOCK, Reply, actor, ask, task
 from helpers import make_wheel
 from rays import RayNode
 
@@ -235,7 +235,7 @@ def test_failing_package_tells_the_user_which(node: RayNode, wheels: Path) -> No
     error = ask(node, task("answer = 1", env)).error
     assert error["error"] == SETUP_ERROR
     assert "envd-sample==9.9" in error["message"]
-    assert error["seconds"] < 20
+    assert STOCK or error["seconds"] < 8
 
 
 def test_set_up_time_out_is_the_waiters_own(node: RayNode, slow_sdist: Path) -> None:
