@@ -273,6 +273,7 @@ class Index:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.asked = threading.Event()
         self.status: int | None = None
         self.credentials: str | None = None
         self.stall: threading.Event | None = None
@@ -311,6 +312,7 @@ class Index:
 
     def _answer(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         self.requests.append(handler.path)
+        self.asked.set()
         if self.stall is not None:
             self.stall.wait(20)
         expected = base64.b64encode((self.credentials or "").encode()).decode()

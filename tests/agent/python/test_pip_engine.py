@@ -1,4 +1,4 @@
-"""The real pip, where uv cannot do it. These tests need pip itself: it comes from the registry, or from here."""
+"""The real pip, where uv cannot do it. These tests fetch two versions of pip from the registry."""
 
 import os
 import subprocess

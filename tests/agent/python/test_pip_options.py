@@ -99,7 +99,7 @@ async def test_pip_version_is_left_to_pip(kit: Kit) -> None:
 
 
 async def test_the_index_options_of_all_three_levels(kit: Kit, tmp_path: Path) -> None:
-    """Configuration, environment, options and files add up, and a file's index replaces what was before it."""
+    """All levels add up, and the index of a requirements file replaces what was before it."""
     configuration = tmp_path / "pip.conf"
     configuration.write_text(
         "[global]\nindex-url = https://g/s\nextra-index-url = https://e1/s\n  https://e2/s\n"

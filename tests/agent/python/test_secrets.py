@@ -81,8 +81,7 @@ async def test_failures_do_not_tell_them(kit: Kit, index: Index, make: Make) -> 
         await kit.build(make(index))
     assert CANARY not in str(caught.value)
     assert caught.value.log is not None
-    logs = kit.root / "logs"
-    assert all(CANARY not in (logs / name).read_text() for name in os.listdir(logs))
+    assert all(CANARY not in path.read_text() for path in (kit.root / "logs").iterdir())
 
 
 @pytest.mark.parametrize("make", SPECS.values(), ids=SPECS.keys())
@@ -94,9 +93,7 @@ async def test_arguments_do_not_show_them(kit: Kit, index: Index, make: Make) ->
     index.stall = threading.Event()
     waiting = asyncio.create_task(kit.lock(make(index)))
     try:
-        async with asyncio.timeout(20):
-            while not index.requests:
-                await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(index.asked.wait, 20)
         seen = await asyncio.to_thread(arguments)
     finally:
         index.stall.set()
