@@ -44,7 +44,7 @@ class Collector:
             self._poked.clear()
             try:
                 await self._look()
-            except Exception:
+            except Exception:  # noqa: BLE001 - logged, and tried again
                 # The next look may succeed; the daemon must not end over its housekeeping.
                 _log.exception("collection failed")
 

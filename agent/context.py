@@ -19,6 +19,12 @@ from ray_envd.cache.keys import ObjectKey
 
 _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _REFERENCE = re.compile(r"\$(?:\{(?P<braced>[^}]*)\}|(?P<plain>\w+))", re.ASCII)
+#: bash(1), "Shell Variables": those that it sets or watches itself.
+_BASHS_OWN = re.compile(
+    r"_|BASH\w*|COLUMNS|COMP_\w+|COPROC|DIRSTACK|EPOCH\w+|EUID|FUNCNAME|GROUPS|HIST\w+|HOST(?:NAME|TYPE)|IFS"
+    r"|LINENO|LINES|MACHTYPE|MAILCHECK|MAPFILE|OLDPWD|OPT(?:ARG|ERR|IND)|OSTYPE|PIPESTATUS|POSIXLY_CORRECT|PPID"
+    r"|PS[0-4]|PWD|RANDOM|READLINE_\w+|REPLY|SECONDS|SHELL|SHELLOPTS|SHLVL|SRANDOM|TERM|UID",
+)
 _VANISHES = re.compile(r"\$\{[A-Z0-9_]+\}")
 
 
@@ -109,9 +115,18 @@ def merge(
 
 
 def split_names(variables: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Those variables that a shell can set, and those it cannot (``A-B``, ``x.y``)."""
-    shell = {name: value for name, value in variables.items() if _SHELL_NAME.match(name)}
+    """Those variables that a shell sets just as Ray would, and those it does not.
+
+    The second are names such as ``A-B``, and whatever touches a variable that bash has of its own (``UID``
+    cannot be set there; ``${HOSTNAME}`` has a value there though the environment has none).
+    """
+    shell = {name: value for name, value in variables.items() if _suits_a_shell(name, value)}
     return shell, {name: value for name, value in variables.items() if name not in shell}
+
+
+def _suits_a_shell(name: str, value: str) -> bool:
+    named = {match["braced"] or match["plain"] or "" for match in _REFERENCE.finditer(value)}
+    return bool(_SHELL_NAME.match(name)) and not any(_BASHS_OWN.fullmatch(each) for each in {name, *named})
 
 
 def environment_script(variables: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
-"""Python environments in the store: from a pip or uv field to the object that a worker runs in.
+"""Python environments in the store: from a pip or uv field to what a worker runs in.
 
 Request → (offline, then online) → locked set → object, each step at most once however many ask. The first
-arrow is remembered: for good where everything is pinned, for ``resolution_ttl`` elsewhere; when it has expired
+Request → (offline, then online) → locked set → object, each step at most once whoever asks. The first
 and the index is out of reach, what was resolved before still serves.
 """
 
@@ -40,7 +40,7 @@ class Environments:
         self._store, self._interpreters, self._ttl = store, interpreters, resolution_ttl
 
     async def obtain(self, spec: PackagesSpec, bench: Bench, *, field: str = "") -> tuple[Entry, bool]:
-        """The environment of a spec on the session's interpreter, held by the bench; and whether it was built.
+        """The environment of a spec on the session's interpreter, held; and whether it was built.
 
         Args:
             spec: what.
@@ -61,9 +61,7 @@ class Environments:
         known = bench.linked(asked)
         if known is not None:
             return known, False
-        resolving = partial(
-            self._resolve_and_build, field, request, interpreter, digests, asked, bench
-        )
+        resolving = partial(self._resolve_and_build, field, request, interpreter, digests, asked, bench)
         try:
             key, built = await bench.workshop.once.do(("environment", asked), resolving)
         except NetworkError as error:

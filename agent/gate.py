@@ -25,7 +25,7 @@ class _Side(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.other: _Side | None = None
         self._early: list[bytes] = []
-        self._ended = False
+        self.ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -37,7 +37,7 @@ class _Side(asyncio.Protocol):
         early, self._early = self._early, []
         for data in early:
             self.data_received(data)
-        if self._ended:
+        if self.ended:
             self.eof_received()
 
     def data_received(self, data: bytes) -> None:
@@ -48,9 +48,9 @@ class _Side(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """One direction is over; the connection is when both are."""
-        self._ended = True
+        self.ended = True
         if self.other is not None and self.other.transport is not None:
-            if self.other._ended:
+            if self.other.ended:
                 return False
             self.other.transport.write_eof()
         return True
@@ -64,7 +64,7 @@ class _Side(asyncio.Protocol):
         if self.other is not None and self.other.transport is not None:
             self.other.transport.resume_reading()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         if self.other is not None and self.other.transport is not None:
             self.other.transport.close()
 
@@ -114,7 +114,9 @@ class Gate:
         """Binds the path; a stale socket of a dead daemon is replaced (the store's lock says it is dead)."""
         listener = await asyncio.to_thread(bind_unix, self._path, 0o600)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: _Front(str(self._inner), self._tasks), sock=listener)
+        self._server = await loop.create_unix_server(
+            lambda: _Front(str(self._inner), self._tasks), sock=listener
+        )
 
     async def stop(self) -> None:
         """Accepts no more and takes the path away; connections end with gRPC's server."""

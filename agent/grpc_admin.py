@@ -113,9 +113,7 @@ class AdminService(services.AdminServiceServicer):
         target = request.target_bytes if request.HasField("target_bytes") else None
         done = await self._collector.collect(target, dry_run=request.dry_run)
         victims = [pb.GcVictim(object=self._object(v.entry), reason=v.reason) for v in done.victims]
-        return pb.GcReply(
-            victims=victims, freed_bytes=done.freed_bytes, remaining_bytes=done.remaining_bytes
-        )
+        return pb.GcReply(victims=victims, freed_bytes=done.freed_bytes, remaining_bytes=done.remaining_bytes)
 
     async def Remove(self, request: pb.RemoveRequest, context: Context) -> pb.RemoveReply:  # noqa: N802
         """Removes one object that nobody uses."""

@@ -1,4 +1,4 @@
-"""gRPC: our services, health and reflection, on the gated Unix socket and, on request, on TCP with a token."""
+"""gRPC: our services, health and reflection, on the gated Unix socket and, if wanted, on TCP with a token."""
 
 import hmac
 from collections.abc import Awaitable, Callable

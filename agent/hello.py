@@ -78,7 +78,9 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
 def _checked(facts: Any) -> dict[str, Any]:
     if not isinstance(facts, dict) or facts.get("protocol") != PROTOCOL:
         raise HelloError(f"the link does not speak protocol {PROTOCOL}: run `ray-envd attach` again")
-    missing = [name for name in ("session", "python", "runtime_env_dir", "environment") if not facts.get(name)]
+    missing = [
+        name for name in ("session", "python", "runtime_env_dir", "environment") if not facts.get(name)
+    ]
     if missing:
         raise HelloError(f"the hello lacks {', '.join(missing)}")
     return facts

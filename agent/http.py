@@ -58,7 +58,7 @@ class HttpProtocol(asyncio.Protocol):
         self._handler, self._max_body, self._connections = handler, max_body, connections
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpRequestParser = httptools.HttpRequestParser(self)
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: list[tuple[Request, bool]] = []
         self._last = False  # the answer to the request under way is the last one
@@ -75,7 +75,7 @@ class HttpProtocol(asyncio.Protocol):
     @property
     def busy(self) -> bool:
         """Whether a request is being answered."""
-        return self._task is not None
+        return self.task is not None
 
     # asyncio.Protocol
 
@@ -85,13 +85,13 @@ class HttpProtocol(asyncio.Protocol):
         self._connections.add(self)
         self._watch()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         """The peer has gone: whoever works for it stops."""
         self._connections.discard(self)
         self._unwatch()
         self._closed = True
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
@@ -159,23 +159,23 @@ class HttpProtocol(asyncio.Protocol):
     def _serve(self, request: Request, keep: bool) -> None:  # noqa: FBT001 - HTTP's own word
         try:
             answer = self._handler(request)
-        except Exception:
+        except Exception:  # noqa: BLE001 - logged; the peer gets a 500
             _log.exception("a handler failed")
             answer = Response.text("internal error; see the daemon's log", HTTPStatus.INTERNAL_SERVER_ERROR)
         if isinstance(answer, Response):
             self._reply(answer, keep)
         else:
-            self._task = asyncio.ensure_future(self._later(answer, keep))
+            self.task = asyncio.ensure_future(self._later(answer, keep))
 
     async def _later(self, answer: Awaitable[Response], keep: bool) -> None:  # noqa: FBT001
         try:
             response = await answer
         except asyncio.CancelledError:
             response = HANG_UP
-        except Exception:
+        except Exception:  # noqa: BLE001 - logged; the peer gets a 500
             _log.exception("a handler failed")
             response = Response.text("internal error; see the daemon's log", HTTPStatus.INTERNAL_SERVER_ERROR)
-        self._task = None
+        self.task = None
         if not self._closed:
             self._reply(response, keep)
 
@@ -204,8 +204,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def abort(self) -> None:
         """Closes now; a request under way is cancelled and stays unanswered."""
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
         self._close()
 
     def _close(self) -> None:
@@ -274,8 +274,8 @@ class HttpServer:
             self._server.close()
         for connection in tuple(self._connections):
             connection.finish()
-        end = asyncio.get_running_loop().time() + deadline
-        while any(c.busy for c in self._connections) and asyncio.get_running_loop().time() < end:
-            await asyncio.sleep(0.02)
+        tasks = {c.task for c in self._connections if c.task is not None}
+        if tasks and deadline > 0:
+            await asyncio.wait(tasks, timeout=deadline)
         for connection in tuple(self._connections):
             connection.abort()

@@ -38,7 +38,7 @@ class LinkServer:
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._path, self._manager, self._max_body = path, manager, max_body
-        self._mode = 0o666 if serves_everybody else 0o600
+        self._serves_everybody = serves_everybody
         self._on_change = on_change
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
@@ -47,8 +47,10 @@ class LinkServer:
         self.sessions: dict[str, Session] = {}
 
     async def start(self) -> None:
-        """Listens. A daemon of root serves every user, so everybody may connect; who it is, the kernel says."""
-        self._listener = await asyncio.to_thread(bind_unix, self._path, self._mode)
+        """Listens. A daemon of root serves every user, so everybody may connect: the kernel says who."""
+        self._listener = await asyncio.to_thread(
+            bind_unix, self._path, 0o666 if self._serves_everybody else 0o600
+        )
         self._accepting = asyncio.create_task(self._accept(), name="accept links")
 
     async def _accept(self) -> None:
@@ -81,7 +83,7 @@ class LinkServer:
             connection.close()
 
     def _refusal(self, owner: Owner) -> str | None:
-        if self._mode == 0o600 and not owner.is_current:
+        if not self._serves_everybody and not owner.is_current:
             return "this daemon serves its own user only; run it as root to serve every user"
         return None
 
@@ -158,4 +160,3 @@ class LinkServer:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-

@@ -259,7 +259,9 @@ class Manager:
             self._remember_failure(session, digest, "{}", error, time.monotonic())
             raise
 
-    async def _prepare_until_done(self, session: Session, spec: RuntimeEnvSpec, progress: Progress) -> ReadyEnv:
+    async def _prepare_until_done(
+        self, session: Session, spec: RuntimeEnvSpec, progress: Progress
+    ) -> ReadyEnv:
         started = time.monotonic()
         attempt = 1
         try:
@@ -274,7 +276,7 @@ class Manager:
                     progress.report("runtime_env", "attempt failed", f"{error.cause}; again in {pause:g} s")
                     await asyncio.sleep(pause)
                     attempt += 1
-                except Exception as bug:
+                except Exception as bug:  # noqa: BLE001 - logged; the raylet gets a reply
                     # Whatever it is, the raylet gets a reply, and the traceback stays here.
                     _log.exception("preparing a runtime env failed unexpectedly")
                     raise EnvError(
@@ -363,6 +365,10 @@ class Manager:
                 states[digest] = EnvState(failure.runtime_env, 0, False, text, failure.creation_ms)
         return list(states.values())
 
+    async def finished(self) -> None:
+        """Waits until no preparation is under way."""
+        await self._once.finished()
+
     async def cancel_all(self) -> int:
         """Ends every preparation under way; those who wait get DrainingError."""
         return await self._once.cancel_all()
@@ -412,5 +418,3 @@ def _recorded(objects: tuple[ObjectKey, ...], summary: Mapping[str, Any]) -> Rea
         )
     except (KeyError, TypeError, ValueError):
         return None
-
-

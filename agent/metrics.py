@@ -15,25 +15,37 @@ class Metrics:
             "ray_envd_requests", "Calls answered, by call and status.", ["call", "status"], registry=registry
         )
         self.acquires = Counter(
-            "ray_envd_acquires", "Runtime envs asked for, by outcome (hit, built, failed).", ["outcome"],
+            "ray_envd_acquires",
+            "Runtime envs asked for, by outcome (hit, built, failed).",
+            ["outcome"],
             registry=registry,
         )
         self.acquire_seconds = Histogram(
-            "ray_envd_acquire_seconds", "Time to answer a request for a runtime env, by outcome.", ["outcome"],
-            buckets=_SECONDS, registry=registry,
+            "ray_envd_acquire_seconds",
+            "Time to answer a request for a runtime env, by outcome.",
+            ["outcome"],
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.builds = Counter(
             "ray_envd_builds", "Objects built, by kind and outcome.", ["kind", "outcome"], registry=registry
         )
         self.build_seconds = Histogram(
-            "ray_envd_build_seconds", "Time to build an object, by kind.", ["kind"],
-            buckets=_SECONDS, registry=registry,
-        )
-        self.failures = Counter(
-            "ray_envd_failures", "Runtime envs that could not be prepared, by error code.", ["code"],
+            "ray_envd_build_seconds",
+            "Time to build an object, by kind.",
+            ["kind"],
+            buckets=_SECONDS,
             registry=registry,
         )
-        self.evictions = Counter("ray_envd_evictions", "Objects collected, by kind.", ["kind"], registry=registry)
+        self.failures = Counter(
+            "ray_envd_failures",
+            "Runtime envs that could not be prepared, by error code.",
+            ["code"],
+            registry=registry,
+        )
+        self.evictions = Counter(
+            "ray_envd_evictions", "Objects collected, by kind.", ["kind"], registry=registry
+        )
         self.freed_bytes = Counter("ray_envd_freed_bytes", "Bytes freed by collection.", registry=registry)
         self.stored_bytes = Gauge("ray_envd_stored_bytes", "Bytes of all objects.", registry=registry)
         self.uv_cache_bytes = Gauge("ray_envd_uv_cache_bytes", "Bytes of uv's caches.", registry=registry)
@@ -42,7 +54,9 @@ class Metrics:
         self.sessions = Gauge("ray_envd_sessions", "Sessions attached.", registry=registry)
         self.building = Gauge("ray_envd_building", "Builds under way.", registry=registry)
         self.loop_lag = Gauge(
-            "ray_envd_loop_lag_seconds", "How late the event loop woke from its last timer.", registry=registry
+            "ray_envd_loop_lag_seconds",
+            "How late the event loop woke from its last timer.",
+            registry=registry,
         )
 
     def render(self) -> bytes:

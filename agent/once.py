@@ -86,6 +86,11 @@ class Once:
                 run.abandoned = True
                 run.task.cancel()
 
+    async def finished(self) -> None:
+        """Waits until no run is under way."""
+        while self._runs:
+            await asyncio.wait({run.task for run in self._runs.values()})
+
     async def cancel_all(self) -> int:
         """Cancels every run, waits for their clean-up and returns how many there were."""
         runs = list(self._runs.values())

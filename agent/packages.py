@@ -7,7 +7,6 @@ not fail an env whose package is here.
 """
 
 import asyncio
-import os
 import re
 import secrets
 from collections.abc import Mapping
@@ -136,7 +135,7 @@ async def _move_in(
 ) -> Mapping[str, Any]:
     def move() -> None:
         with acting_as(owner):
-            os.replace(staging, build.path / name)
+            staging.replace(build.path / name)
 
     await asyncio.to_thread(move)
     return {"file": name}

@@ -51,7 +51,11 @@ class _Run:
     def _start(self) -> subprocess.Popen[bytes]:
         identity: dict[str, object] = {}
         if not self._owner.is_current:
-            identity = {"user": self._owner.uid, "group": self._owner.gid, "extra_groups": self._owner.groups()}
+            identity = {
+                "user": self._owner.uid,
+                "group": self._owner.gid,
+                "extra_groups": self._owner.groups(),
+            }
         return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
             self._argv,
             env=self._env,

@@ -50,7 +50,9 @@ class RayletFace:
         try:
             return route(request.body)
         except DecodeError:
-            return Response.text("the body is not the protobuf message of this call\n", HTTPStatus.BAD_REQUEST)
+            return Response.text(
+                "the body is not the protobuf message of this call\n", HTTPStatus.BAD_REQUEST
+            )
 
     def _unauthorized(self, request: Request) -> Response | None:
         """401 without a token, 403 with a wrong one, as stock; compared in constant time."""

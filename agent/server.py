@@ -96,7 +96,9 @@ class Daemon:
             on_change=self._sessions_changed,
         )
         self._sessions = LocalSessions(self.manager, store, settings.python)
-        self._status = Status(self.manager, self.collector, budget, str(settings.store), settings.budget_bytes)
+        self._status = Status(
+            self.manager, self.collector, budget, str(settings.store), settings.budget_bytes
+        )
         admin = AdminService(
             self.manager, self._sessions, self.links, self.collector, self._status, self.drain
         )
@@ -215,9 +217,13 @@ class Daemon:
         await asyncio.to_thread(self._close)
 
     async def _finish_work(self) -> int:
-        end = time.monotonic() + self.drain_deadline
-        while self.manager.busy and time.monotonic() < end and not self.forced.is_set():
-            await asyncio.sleep(0.02)
+        waits = {
+            asyncio.ensure_future(self.manager.finished()),
+            asyncio.ensure_future(self.forced.wait()),
+        }
+        await asyncio.wait(waits, timeout=self.drain_deadline, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
         cancelled = await self.manager.cancel_all()
         if cancelled:
             _log.warning("%d preparations were ended; their raylets will ask the next daemon", cancelled)
@@ -271,7 +277,7 @@ async def _run(settings: Settings) -> int:
     try:
         store = await asyncio.to_thread(Store.open, settings.store)
     except StoreLockedError as error:
-        _log.error("%s", error)  # noqa: TRY400 - the message says all
+        _log.error("%s", error)
         return EXIT_LOCKED
     daemon = Daemon(settings, store)
     async with _signals(daemon):

@@ -107,7 +107,9 @@ class SetupLog:
         self._writer, self._session, self._redact = writer, session, redact
         self._paths, refused = self._resolve(job_id, log_files)
         for name in refused:
-            self.write(f"config.log_files: {name!r} is outside of the log folder and is not written", "WARNING")
+            self.write(
+                f"config.log_files: {name!r} is outside of the log folder and is not written", "WARNING"
+            )
 
     def _resolve(self, job_id: str, log_files: Sequence[str]) -> tuple[tuple[Path, ...], list[str]]:
         folder = self._session.log_dir

@@ -114,7 +114,8 @@ def parse(serialized: str, *, plugins_configured: bool = False) -> RuntimeEnvSpe
     unknown = tuple(name for name, value in whole.items() if name not in known and value is not None)
     if unknown and plugins_configured:
         raise UnsupportedError(
-            f"the field {unknown[0]!r} may belong to a plug-in of RAY_RUNTIME_ENV_PLUGINS, and ray-envd runs none yet",
+            f"the field {unknown[0]!r} may belong to a plug-in of RAY_RUNTIME_ENV_PLUGINS,"
+            " and ray-envd runs none yet",
             field=unknown[0],
             remedy="unset RAY_RUNTIME_ENV_PLUGINS for this cluster, or run it without ray-envd",
         )

@@ -14,7 +14,9 @@ from ray_envd.cache.budget import Budget
 class Status:
     """Reads what others count."""
 
-    def __init__(self, manager: Manager, collector: Collector, budget: Budget, store: str, limit: int) -> None:
+    def __init__(
+        self, manager: Manager, collector: Collector, budget: Budget, store: str, limit: int
+    ) -> None:
         self._manager, self._collector, self._budget = manager, collector, budget
         self._store, self._limit = store, limit
         self._started = time.monotonic()

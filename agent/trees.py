@@ -74,7 +74,14 @@ class Trees:
             known.last_used = time.time()
             return path, False
         make = partial(
-            self._unpack, session, field, path, archive, digest, strip_top_level=strip_top_level, report=report
+            self._unpack,
+            session,
+            field,
+            path,
+            archive,
+            digest,
+            strip_top_level=strip_top_level,
+            report=report,
         )
         return path, await self._once.do(str(path), make)
 
@@ -94,7 +101,13 @@ class Trees:
             report("unpacking", path.name)
             stopped = threading.Event()
             work = asyncio.to_thread(
-                _make_tree, archive, path, digest, session.owner, self._limits, stopped.is_set,
+                _make_tree,
+                archive,
+                path,
+                digest,
+                session.owner,
+                self._limits,
+                stopped.is_set,
                 strip_top_level=strip_top_level,
             )
             task = asyncio.ensure_future(work)

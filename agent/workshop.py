@@ -212,7 +212,9 @@ class Bench:
         environment: the raylet's, the user's ``env_vars``, and the working dir once it is known.
     """
 
-    def __init__(self, workshop: Workshop, session: Session, spec: RuntimeEnvSpec, progress: Progress) -> None:
+    def __init__(
+        self, workshop: Workshop, session: Session, spec: RuntimeEnvSpec, progress: Progress
+    ) -> None:
         self.workshop, self.session, self.spec, self.progress = workshop, session, spec, progress
         self.environment: dict[str, str] = {**session.environment, **spec.env_vars}
         self._held: list[ObjectKey] = []
@@ -285,4 +287,6 @@ class Bench:
 
     def _forward(self, event: Event) -> None:
         redact = self.spec.redactor
-        self.progress.report(event.field, event.phase, redact(event.detail), done=event.done, total=event.total)
+        self.progress.report(
+            event.field, event.phase, redact(event.detail), done=event.done, total=event.total
+        )

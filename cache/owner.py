@@ -64,7 +64,9 @@ def _set_fs_ids(uid: int, gid: int) -> None:
     _libc.setfsgid(ctypes.c_uint32(gid))
     _libc.setfsuid(ctypes.c_uint32(uid))
     if _libc.setfsuid(_UNCHANGED) != uid or _libc.setfsgid(_UNCHANGED) != gid:
-        raise PermissionError(f"cannot act as uid {uid}, gid {gid}: the daemon lacks CAP_SETUID or CAP_SETGID")
+        raise PermissionError(
+            f"cannot act as uid {uid}, gid {gid}: the daemon lacks CAP_SETUID or CAP_SETGID"
+        )
 
 
 @contextmanager

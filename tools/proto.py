@@ -26,7 +26,9 @@ def rewrite(text: str) -> str:
         text,
         flags=re.MULTILINE,
     )
-    return re.sub(r"^from [\w.]+ import (\w+_pb2) as", r"from ray_envd.agent.pb import \1 as", text, flags=re.MULTILINE)
+    return re.sub(
+        r"^from [\w.]+ import (\w+_pb2) as", r"from ray_envd.agent.pb import \1 as", text, flags=re.MULTILINE
+    )
 
 
 def generate(target: Path) -> list[Path]:
@@ -61,7 +63,9 @@ def main() -> None:
         generate(folder)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        stale = [p.name for p in generate(Path(scratch)) if not filecmp.cmp(p, folder / p.name, shallow=False)]
+        stale = [
+            p.name for p in generate(Path(scratch)) if not filecmp.cmp(p, folder / p.name, shallow=False)
+        ]
     if stale:
         sys.exit(f"stale, run `make proto`: {', '.join(stale)}")
 

@@ -16,7 +16,7 @@ class Installer(Protocol):
 
     field: str
 
-    def needs_working_dir(self, value: Any) -> bool:
+    def needs_working_dir(self, value: Any, /) -> bool:
         """Whether preparing this value must wait until the working dir is there.
 
         Raises:

@@ -12,7 +12,7 @@ class PyExecutableInstaller:
 
     field = "py_executable"
 
-    def needs_working_dir(self, value: Any) -> bool:
+    def needs_working_dir(self, _value: Any) -> bool:
         """Never: a relative command is looked up when the worker starts, in its working dir."""
         return False
 

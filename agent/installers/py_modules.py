@@ -27,7 +27,7 @@ class PyModulesInstaller:
     def __init__(self, packages: Packages, trees: Trees, environments: Environments) -> None:
         self._packages, self._trees, self._environments = packages, trees, environments
 
-    def needs_working_dir(self, value: Any) -> bool:
+    def needs_working_dir(self, _value: Any) -> bool:
         """Never: entries are URIs."""
         return False
 
@@ -65,9 +65,7 @@ class PyModulesInstaller:
             strip_top_level=not uri.startswith("gcs://"),
             report=bench.reporter(self.field),
         )
-        return Contribution(
-            python_path=(str(path),), objects=(entry.key,), trees=(str(path),), built=fetched
-        )
+        return Contribution(python_path=(str(path),), objects=(entry.key,), trees=(str(path),), built=fetched)
 
     async def _wheel(self, wheel: Path, fetched: bool, bench: Bench) -> Contribution:  # noqa: FBT001
         """Stock runs ``pip install WHEEL --target``; this is the same without what is already there."""

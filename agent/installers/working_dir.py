@@ -19,7 +19,7 @@ class WorkingDirInstaller:
     def __init__(self, packages: Packages, trees: Trees) -> None:
         self._packages, self._trees = packages, trees
 
-    def needs_working_dir(self, value: Any) -> bool:
+    def needs_working_dir(self, _value: Any) -> bool:
         """It is the one the others wait for."""
         return False
 

@@ -50,7 +50,7 @@ BASE = {"PATH": "/usr/bin:/bin", "HOME": "/h o'me", "low": "x y $(z) *"}
     [
         "plain",
         "",
-        "it's \"quoted\" `id` $(id) ; & | > < * ? ~ # !",
+        'it\'s "quoted" `id` $(id) ; & | > < * ? ~ # !',
         "line\nbreak\ttab \\n \\ end\\",
         "$HOME and ${HOME}/x and ${low}$low",
         "${NOPE}|$NOPE|${nope}|$nope",
@@ -67,8 +67,12 @@ def test_the_environment_file_means_what_stock_means(value: str) -> None:
 @given(st.text(alphabet=st.sampled_from("${}AaH9_'\"\\ `;&|\n-:xHOME"), max_size=30))
 def test_no_value_escapes_its_quotes(value: str) -> None:
     """Any mix of the shell's special characters is data, with stock's expansion and nothing else."""
+    shell, inline = split_names({"V": value})
     expected = stock_update_envs({"V": value}, BASE)["V"]
-    assert shell_environment(environment_script({"V": value}), BASE)["V"] == expected
+    if shell:
+        assert shell_environment(environment_script(shell), BASE)["V"] == expected
+    else:
+        assert inline == {"V": value}  # Ray expands it itself
 
 
 def test_later_variables_see_earlier_ones() -> None:
@@ -83,12 +87,21 @@ def test_names_that_no_shell_can_set_are_told_apart() -> None:
     assert split_names({"A_1": "x", "A-B": "y", "c.d": "z"}) == ({"A_1": "x"}, {"A-B": "y", "c.d": "z"})
 
 
+@pytest.mark.parametrize("name", ["UID", "EUID", "PPID", "SHELLOPTS", "BASH_VERSINFO", "IFS", "_"])
+def test_variables_that_bash_owns_are_left_to_ray(name: str) -> None:
+    """Setting them in a shell fails or changes it; reading them there sees what the environment has not."""
+    assert split_names({name: "x"}) == ({}, {name: "x"})
+    assert split_names({"V": f"a ${{{name}}}"}) == ({}, {"V": f"a ${{{name}}}"})
+
+
 def test_paths_are_merged_in_stocks_order() -> None:
     """PYTHONPATH: modules, working dir, the user's own, the cluster's; PATH gets the env's programs first."""
     context = merge(
         [
             Contribution(python_path=("/wd",), working_dir="/wd"),
-            Contribution(path=("/venv/bin",), variables={"VIRTUAL_ENV": "/venv"}, py_executable="/venv/bin/python"),
+            Contribution(
+                path=("/venv/bin",), variables={"VIRTUAL_ENV": "/venv"}, py_executable="/venv/bin/python"
+            ),
             Contribution(python_path=("/m1", "/m2")),
         ],
         python="/ray/bin/python",
@@ -104,7 +117,10 @@ def test_paths_are_merged_in_stocks_order() -> None:
 def test_the_context_is_rays_and_quotes_its_paths() -> None:
     """The JSON has exactly Ray's fields; a path with a quote cannot break out of the prefix."""
     context = merge(
-        [Contribution(working_dir="/tmp/it's; here")], python="/ray py/python", env_vars={}, raylet_environment={}
+        [Contribution(working_dir="/tmp/it's; here")],
+        python="/ray py/python",
+        env_vars={},
+        raylet_environment={},
     )
     whole = json.loads(context.serialize("/env file", {"A-B": "1"}))
     assert whole == {

@@ -16,8 +16,11 @@ class Server:
 
     def __init__(self) -> None:
         self.handler: Handler = lambda request: Response(request.body)
-        self.http = HttpServer(lambda request: self.handler(request), max_body=1000)
+        self.http = HttpServer(self._handle, max_body=1000)
         self.port = 0
+
+    def _handle(self, request: Request) -> Response | Awaitable[Response]:
+        return self.handler(request)
 
     async def start(self) -> None:
         listener = socket.create_server(("127.0.0.1", 0))
@@ -167,6 +170,6 @@ async def test_stopping_lets_a_request_end_and_refuses_new_ones(server: Server) 
 
 
 async def test_expecting_a_go_ahead_gets_it(server: Server) -> None:
-    """curl waits for 100 Continue before it sends a larger body."""
+    """Programs such as curl wait for 100 Continue before they send a larger body."""
     answer = await server.talk(post(b"x", extra=b"Expect: 100-continue\r\n"))
     assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK")

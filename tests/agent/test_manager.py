@@ -93,7 +93,14 @@ class World:
         await asyncio.to_thread(folder.mkdir, exist_ok=True)
         chosen = SessionSettings(retry_interval=0.01, **settings)
         session = Session(
-            name, Owner.current(), "/ray/python", {}, folder, log_dir=folder, node_ip="10.0.0.1", settings=chosen
+            name,
+            Owner.current(),
+            "/ray/python",
+            {},
+            folder,
+            log_dir=folder,
+            node_ip="10.0.0.1",
+            settings=chosen,
         )
         await self.manager.start_session(session)
         return session

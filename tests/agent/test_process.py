@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import wait_until
 
 from ray_envd.agent import process
 from ray_envd.agent.errors import ToolMissingError
@@ -38,17 +39,12 @@ async def test_cancelling_ends_the_whole_group(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = f"trap '' TERM; (trap '' TERM; sleep 60) & echo $! $$ > {pids}; wait"
     task = asyncio.create_task(run("sh", "-c", script))
-    while not (pids.exists() and pids.read_text().strip()):
-        await asyncio.sleep(0.01)
+    await asyncio.to_thread(wait_until, lambda: pids.exists() and pids.read_text().strip(), 5, "its pids")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-
-    async def gone() -> None:
-        while any(_lives(int(pid)) for pid in pids.read_text().split()):
-            await asyncio.sleep(0.01)
-
-    await asyncio.wait_for(gone(), 2)
+    found = (await asyncio.to_thread(pids.read_text)).split()
+    await asyncio.to_thread(wait_until, lambda: not any(_lives(int(pid)) for pid in found), 2, "their end")
 
 
 def _lives(pid: int) -> bool:
@@ -80,5 +76,7 @@ async def test_a_tool_runs_as_its_owner_without_roots_groups() -> None:
 async def test_a_log_holds_the_command_and_all_lines(tmp_path: Path) -> None:
     """The full log is what an error message points to."""
     done = await run("sh", "-c", "echo hello; exit 1")
-    path = process.save_log(tmp_path / "logs" / "x.log", ["tool", "arg"], done, Owner.current())
-    assert Path(path).read_text() == "$ tool arg\nhello\nexit code 1\n"
+    path = await asyncio.to_thread(
+        process.save_log, tmp_path / "logs" / "x.log", ["tool", "arg"], done, Owner.current()
+    )
+    assert await asyncio.to_thread(Path(path).read_text) == "$ tool arg\nhello\nexit code 1\n"
