@@ -120,13 +120,24 @@ def split_names(variables: Mapping[str, str]) -> tuple[dict[str, str], dict[str,
     The second are names such as ``A-B``, and whatever touches a variable that bash has of its own (``UID``
     cannot be set there; ``${HOSTNAME}`` has a value there though the environment has none).
     """
-    shell = {name: value for name, value in variables.items() if _suits_a_shell(name, value)}
-    return shell, {name: value for name, value in variables.items() if name not in shell}
+    inline: set[str] = set()
+    needed: set[str] = set()
+    # Backwards: Ray sets its part first, so what that refers to must be in it as well.
+    for name, value in reversed(variables.items()):
+        if name in needed or not _suits_a_shell(name, value):
+            inline.add(name)
+            needed |= _names_in(value)
+    shell = {name: value for name, value in variables.items() if name not in inline}
+    return shell, {name: value for name, value in variables.items() if name in inline}
 
 
 def _suits_a_shell(name: str, value: str) -> bool:
-    named = {match["braced"] or match["plain"] or "" for match in _REFERENCE.finditer(value)}
-    return bool(_SHELL_NAME.match(name)) and not any(_BASHS_OWN.fullmatch(each) for each in {name, *named})
+    own = any(_BASHS_OWN.fullmatch(each) for each in {name, *_names_in(value)})
+    return bool(_SHELL_NAME.match(name)) and not own
+
+
+def _names_in(value: str) -> set[str]:
+    return {match["braced"] or match["plain"] or "" for match in _REFERENCE.finditer(value)}
 
 
 def environment_script(variables: Mapping[str, str]) -> str:

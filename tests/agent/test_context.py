@@ -94,6 +94,15 @@ def test_variables_that_bash_owns_are_left_to_ray(name: str) -> None:
     assert split_names({"V": f"a ${{{name}}}"}) == ({}, {"V": f"a ${{{name}}}"})
 
 
+def test_what_ray_sets_first_has_what_it_refers_to() -> None:
+    """A variable that Ray expands may refer to an earlier one, directly or not: that goes with it."""
+    variables = {"A": "1", "B": "${A}", "C": "x", "D-E": "${B} ${Z}", "Z": "later"}
+    assert split_names(variables) == (
+        {"C": "x", "Z": "later"},
+        {"A": "1", "B": "${A}", "D-E": "${B} ${Z}"},
+    )
+
+
 def test_paths_are_merged_in_stocks_order() -> None:
     """PYTHONPATH: modules, working dir, the user's own, the cluster's; PATH gets the env's programs first."""
     context = merge(
