@@ -7,24 +7,25 @@ preparation once per session and env however many wait, retries what may pass, a
 """
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
+from ray_envd.agent.envs import EnvState, ReadyEnv, record_of, recorded
 from ray_envd.agent.errors import DrainingError, EnvError, Retry, SetupTimeoutError
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.once import Once
 from ray_envd.agent.preparation import Preparation
 from ray_envd.agent.progress import Listener, Progress
+from ray_envd.agent.quota import excess
 from ray_envd.agent.sessions import Session
 from ray_envd.agent.setup_log import SetupLog, SetupLogWriter
 from ray_envd.agent.spec import RuntimeEnvSpec, digest_of_serialized, parse
 from ray_envd.agent.trees import Trees
 from ray_envd.agent.workshop import Workshop
+from ray_envd.cache.errors import StoreError
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.references import References
 
@@ -69,29 +70,6 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadyEnv:
-    """An env that a session can be given at once. ``built``: something had to be fetched or built for it."""
-
-    context: str
-    objects: tuple[ObjectKey, ...]
-    trees: tuple[str, ...]
-    runtime_env: str  # masked
-    creation_ms: int
-    built: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class EnvState:
-    """One row of ``ray list runtime-envs``."""
-
-    runtime_env: str
-    references: int
-    success: bool | None = None
-    error: str | None = None
-    creation_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Failure:
     error: EnvError
     runtime_env: str
@@ -120,6 +98,7 @@ class Manager:
         self._ready: dict[str, dict[str, ReadyEnv]] = {}
         self._failures: dict[str, dict[str, _Failure]] = {}
         self._told: dict[str, set[tuple[str, str]]] = {}
+        self._evicting: set[asyncio.Task[None]] = set()
 
     # sessions
 
@@ -130,7 +109,7 @@ class Manager:
         self._failures.setdefault(session.id, {})
         self._told.setdefault(session.id, set())
         for record in self.references.envs(session.id):
-            env = _recorded(record.objects, record.summary)
+            env = recorded(record.objects, record.summary)
             if env is not None:
                 ready.setdefault(record.env_digest, env)
         await self._trees.recover(session, {tree for env in ready.values() for tree in env.trees})
@@ -294,13 +273,14 @@ class Manager:
             env = ReadyEnv(
                 context=prepared.context,
                 objects=prepared.objects,
+                fields=prepared.fields,
                 trees=prepared.trees,
                 runtime_env=spec.redacted,
                 creation_ms=creation_ms,
                 built=prepared.built,
             )
             await self.workshop.thread(
-                self.references.bind, session.id, spec.digest, env.objects, _record(env)
+                self.references.bind, session.id, spec.digest, env.objects, record_of(env)
             )
         finally:
             prepared.close()
@@ -345,7 +325,22 @@ class Manager:
         left = self.references.release(session.id, digest_of_serialized(serialized))
         if left == 0:
             self._trees.shrink(session, partial(self._trees_in_use, session))
+            if session.settings.cache_bytes:
+                self._evict_excess(session)
             self.on_release()
+
+    def _evict_excess(self, session: Session) -> None:
+        """Holds the session to its own limits of unreferenced objects, where its raylet names any."""
+        for key in excess(session, self._ready, self.workshop.store, self.references.is_referenced):
+            task = asyncio.ensure_future(self._evict(key))
+            self._evicting.add(task)
+            task.add_done_callback(self._evicting.discard)
+
+    async def _evict(self, key: ObjectKey) -> None:
+        try:
+            await self.workshop.thread(self.workshop.store.evict, key, self.references.is_referenced)
+        except StoreError as error:
+            _log.info("not collected: %s", error)
 
     def _trees_in_use(self, session: Session) -> set[str]:
         ready = self._ready.get(session.id, {})
@@ -394,27 +389,3 @@ def _timed_out(seconds: float | None) -> SetupTimeoutError:
         'runtime_env={"config": {"setup_timeout_seconds": 1800}, ...}; '
         f"the default is {DEFAULT_TIMEOUT} seconds",
     )
-
-
-def _record(env: ReadyEnv) -> dict[str, Any]:
-    return {
-        "context": env.context,
-        "trees": list(env.trees),
-        "runtime_env": env.runtime_env,
-        "creation_ms": env.creation_ms,
-    }
-
-
-def _recorded(objects: tuple[ObjectKey, ...], summary: Mapping[str, Any]) -> ReadyEnv | None:
-    """A ready env as an earlier daemon left it; None if an older one did not say all."""
-    try:
-        json.loads(summary["context"])
-        return ReadyEnv(
-            context=summary["context"],
-            objects=tuple(objects),
-            trees=tuple(summary["trees"]),
-            runtime_env=summary["runtime_env"],
-            creation_ms=int(summary["creation_ms"]),
-        )
-    except (KeyError, TypeError, ValueError):
-        return None

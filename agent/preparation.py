@@ -25,6 +25,7 @@ class Prepared:
 
     context: str
     objects: tuple[ObjectKey, ...]
+    fields: tuple[str, ...]
     trees: tuple[str, ...]
     built: bool
     bench: Bench
@@ -48,7 +49,8 @@ class Preparation:
         """
         bench = Bench(self._workshop, session, spec, progress)
         try:
-            parts = await self._all_fields(spec, bench)
+            names = [name for name in self._installers if name in spec.fields]
+            parts = await self._all_fields(names, spec, bench)
             context = merge(
                 parts,
                 python=session.python,
@@ -62,14 +64,14 @@ class Preparation:
         return Prepared(
             context=text,
             objects=tuple(key for part in parts for key in part.objects),
+            fields=tuple(name for name, part in zip(names, parts, strict=True) for _ in part.objects),
             trees=tuple(tree for part in parts for tree in part.trees),
             built=any(part.built for part in parts),
             bench=bench,
         )
 
-    async def _all_fields(self, spec: RuntimeEnvSpec, bench: Bench) -> list[Contribution]:
+    async def _all_fields(self, fields: list[str], spec: RuntimeEnvSpec, bench: Bench) -> list[Contribution]:
         """Independent fields in parallel; a field that names the working dir waits for it."""
-        fields = [name for name in self._installers if name in spec.fields]
         tasks: dict[str, asyncio.Task[Contribution]] = {}
 
         async def prepare(name: str) -> Contribution:

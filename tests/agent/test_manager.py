@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import wait_until
 
 from ray_envd.agent.context import Contribution
 from ray_envd.agent.errors import (
@@ -189,6 +190,34 @@ async def test_an_env_whose_object_was_collected_is_built_again(world: World) ->
     assert world.manager.hit(session, ask()) is None
     await world.manager.acquire(session, ask())
     assert world.installer.builds == 2
+
+
+async def test_a_session_is_held_to_its_own_cache_size(world: World) -> None:
+    """RAY_RUNTIME_ENV_PIP_CACHE_SIZE_GB of one cluster: its unused envs go, least recently used first."""
+    small = await world.session("small", cache_bytes={"pip": 30_000})
+    digests = ["aa", "bb", "cc", "dd"]
+    for digest in digests:
+        await world.manager.acquire(small, ask(digest))
+    for digest in digests:
+        world.manager.release(small, ask(digest).serialized, "")
+
+    def left() -> list[str]:
+        return sorted(entry.key.digest[:2] for entry in world.store.entries())
+
+    await asyncio.to_thread(wait_until, lambda: left() == ["cc", "dd"], 5, "two envs to go")
+
+
+async def test_a_sessions_limit_spares_what_others_could_use(world: World) -> None:
+    """Another cluster without that limit keeps its env ready."""
+    small = await world.session("small", cache_bytes={"pip": 0})
+    large = await world.session("large")
+    for session in (small, large):
+        await world.manager.acquire(session, ask("aa"))
+        world.manager.release(session, ask("aa").serialized, "")
+    await world.manager.acquire(small, ask("bb"))
+    world.manager.release(small, ask("bb").serialized, "")
+    await asyncio.to_thread(wait_until, lambda: len(world.store.entries()) == 1, 5, "one env to go")
+    assert world.manager.hit(large, ask("aa")) is not None
 
 
 async def test_a_lasting_failure_is_tried_once_and_remembered(world: World) -> None:
