@@ -11,6 +11,8 @@ from ray_envd.agent.python.options import Options, Sources
 from ray_envd.agent.python.pip_options import SOURCES
 from ray_envd.agent.python.requirements_file import Option
 
+#: The environment's word may stand in either case, and pip's option is above both.
+PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "https_proxy", "http_proxy")
 #: What decides only which packages are taken, as uv's arguments.
 _RESOLVE = {
     "--no-dependencies": ("--no-deps",),
@@ -80,7 +82,7 @@ class _Builder:
             case "--client-cert":
                 self.variables["SSL_CLIENT_CERT"] = value
             case "--proxy":
-                self.variables.update(dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), value))
+                self.variables.update(dict.fromkeys(PROXIES, value))
             case "--timeout" | "--default-timeout":
                 self.variables["UV_HTTP_TIMEOUT"] = _number(option.name, value)
             case "--retries":

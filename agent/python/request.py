@@ -110,9 +110,7 @@ class Request:
 
 #: How packages are fetched, not which.
 _TRANSPORT = {
-    "ALL_PROXY",
-    "HTTPS_PROXY",
-    "HTTP_PROXY",
+    *pip_translation.PROXIES,
     "SSL_CERT_FILE",
     "SSL_CLIENT_CERT",
     "UV_HTTP_RETRIES",

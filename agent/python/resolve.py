@@ -15,7 +15,7 @@ from ray_envd.agent.python.direct import identify
 from ray_envd.agent.python.options import Sources
 from ray_envd.agent.python.request import Request
 from ray_envd.agent.python.requirements import Requirement, at_commit, without_credentials
-from ray_envd.agent.python.shadow import shadow_python
+from ray_envd.agent.python.shadow import build_shadow, shadow_python
 from ray_envd.agent.python.tools import Work, write_private
 from ray_envd.cache.owner import acting_as
 
@@ -70,6 +70,9 @@ async def resolve(
     work.report("resolving", f"{len(request.requirements)} requirements")
     request = await identify(request, work, shadow, fresh=fresh)
     await asyncio.to_thread(_write, request, work)
+    if work.tools.chosen_uv is not None:
+        shadow = work.workdir / "shadow"
+        await build_shadow(work.interpreter, shadow, owner=work.owner, shared=False)
     lines = await _dry_run(request, work, shadow, fresh=fresh)
     changes = uv.changes(lines)
     _refuse_ray(changes, work)

@@ -15,16 +15,17 @@ from ray_envd.agent.python.interpreter import Distribution, Interpreter
 from ray_envd.cache.owner import Owner, acting_as
 
 
-async def build_shadow(interpreter: Interpreter, target: Path, *, owner: Owner) -> None:
+async def build_shadow(interpreter: Interpreter, target: Path, *, owner: Owner, shared: bool = True) -> None:
     """Makes the shadow of an interpreter at a path that does not exist yet; some 15 ms.
 
-    It may be shared by whatever the owner resolves, at the same time too, as long as the interpreter's
-    digest stays.
+    A shared one serves whatever the owner resolves, at the same time too, as long as the interpreter's
+    digest stays. uv locks an environment even for a dry run, so one slow index would hold up every other
+    resolution: a folder in place of the lock file makes our uv go without (some older ones fail on it).
 
     Raises:
         OSError: the path exists or cannot be written.
     """
-    await asyncio.to_thread(_build, interpreter, target, owner)
+    await asyncio.to_thread(_build, interpreter, target, owner, shared=shared)
 
 
 def shadow_python(shadow: Path) -> Path:
@@ -72,9 +73,11 @@ def write_metadata(site_packages: Path, dist: Distribution) -> None:
         (folder / "direct_url.json").write_text(dist.direct_url, encoding="utf-8")
 
 
-def _build(interpreter: Interpreter, target: Path, owner: Owner) -> None:
+def _build(interpreter: Interpreter, target: Path, owner: Owner, *, shared: bool) -> None:
     with acting_as(owner):
         site_packages = make_tree(interpreter, target)
+        if shared:
+            (target / ".lock").mkdir()
         for dist in interpreter.distributions:
             write_metadata(site_packages, dist)
 

@@ -22,7 +22,7 @@ async def with_uv_version(request: Request, work: Work, *, shadow: Path, folder:
         request: of the uv field; any other passes through.
         work: for whom.
         shadow: of the interpreter.
-        folder: of the owner, where versions of uv stay.
+        folder: of the owner, where versions of uv stay; on the file system of the workdir.
 
     Raises:
         EnvError: that version cannot be had.
@@ -42,8 +42,8 @@ async def with_uv_version(request: Request, work: Work, *, shadow: Path, folder:
 
 
 async def _fetch(request: Request, work: Work, shadow: Path, target: Path) -> None:
-    """Installs beside the target and renames, so that two at once do no harm."""
-    fresh = target.with_name(f"{target.name}.{work.workdir.name}")
+    """Installs in the workdir and renames, so that two at once do no harm and a failure leaves nothing."""
+    fresh = work.workdir / "uv"
     path = work.workdir / "uv.txt"
     await asyncio.to_thread(_prepare, work, fresh, path, f"uv{request.tool_version}\n")
     arguments = [
@@ -65,18 +65,18 @@ async def _fetch(request: Request, work: Work, shadow: Path, target: Path) -> No
 def _prepare(work: Work, fresh: Path, path: Path, text: str) -> None:
     with acting_as(work.owner):
         work.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         make_tree(work.interpreter, fresh)
         write_private(path, text)
 
 
 def _rename(work: Work, fresh: Path, target: Path) -> None:
     with acting_as(work.owner):
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             fresh.rename(target)
         except OSError:
             if not (target / "bin" / "uv").exists():
-                raise  # else somebody else was first; what is left is swept with the staging folder
+                raise  # else somebody else was first
 
 
 def _exists(work: Work, path: Path) -> bool:

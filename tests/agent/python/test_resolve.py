@@ -1,5 +1,7 @@
 """Resolution over a real interpreter with real uv; the packages are made here."""
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,27 @@ async def test_an_index_is_asked_once_and_then_the_cache(kit: Kit, index: Index)
     assert asked
     assert (await kit.lock(spec)).pins == (("far", "1.0"),)
     assert len(index.requests) == asked
+
+
+async def test_a_slow_index_holds_up_nobody_else(kit: Kit, index: Index) -> None:
+    """While one resolution waits for its index, another over the same interpreter is done."""
+    index.add(make_wheel(kit.root / "more", "far", "1.0"))
+    await kit.shadow()
+    index.stall = threading.Event()
+    slow = asyncio.create_task(kit.lock(parse_pip(["far", f"-i {index.url()}"])))
+    try:
+        assert await asyncio.to_thread(index.asked.wait, 20)
+        async with asyncio.timeout(10):
+            assert (await kit.lock(kit.pip("tiny==1.0"))).pins == (("tiny", "1.0"),)
+        assert not slow.done()
+    finally:
+        index.stall.set()
+    assert (await slow).pins == (("far", "1.0"),)
+
+
+async def test_nothing_asked_for_is_an_empty_set(kit: Kit) -> None:
+    """A field of options or of nothing resolves to nothing."""
+    assert (await kit.lock(kit.pip())).pins == (await kit.lock(parse_uv([]))).pins == ()
 
 
 async def test_fresh_falls_back_to_the_cache_if_the_index_is_down(kit: Kit, index: Index) -> None:
