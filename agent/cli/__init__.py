@@ -70,13 +70,14 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def main(  # type: ignore[override] # click overloads it by standalone_mode, which is always ours here
-        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+        self, args: Sequence[str] | None = None, *_: Any, **extra: Any
     ) -> None:
         """Runs a command and exits; a command returns its exit code, or None for 0."""
         given = list(sys.argv[1:] if args is None else args)
-        extra.pop("standalone_mode", None)
+        # Messages name the command that people know, also under `python -m ray_envd`.
+        extra |= {"standalone_mode": False, "prog_name": "ray-envd"}
         try:
-            code = super().main(given, prog_name or "ray-envd", standalone_mode=False, **extra)
+            code = super().main(given, **extra)
         except Exception as error:  # noqa: BLE001 - the one place where failures become exit codes
             failure = failures.of(error)
             if failure.code == "internal" and os.environ.get("RAY_ENVD_LOG_LEVEL", "").lower() == "debug":

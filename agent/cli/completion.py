@@ -15,7 +15,7 @@ _HOW = {
 @click.argument("shell", type=click.Choice(sorted(_HOW)))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the completion script of SHELL."""
+    """Print the completion script of a shell."""
     script = get_completion_class(shell)
     assert script is not None  # noqa: S101 - click knows all three
     click.echo(script(ctx.find_root().command, {}, "ray-envd", _VARIABLE).source())

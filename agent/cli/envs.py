@@ -122,7 +122,7 @@ def _print_created(created: Created | None, *, as_json: bool) -> None:
 @shared_options
 @pass_state
 def run(state: State, /, spec: str, command: tuple[str, ...], **options: Any) -> None:
-    """Run COMMAND in a runtime env, as a worker would be started.
+    """Run a command in a runtime env, as a worker would be started.
 
     The env's variables are set, its working_dir is the current folder, and a first word `python` is its
     interpreter. The env stays referenced for as long as the command runs. This process becomes the

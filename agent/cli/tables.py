@@ -32,13 +32,13 @@ def show(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, empty: str
         table.add_column(
             column.name,
             justify="right" if column.right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            # Ids and figures keep their width on a narrow terminal: half of one is of no use.
+            # Only a column that may wrap gives way on a narrow terminal: half an id is of no use. Its cells
+            # do not wrap all the same, but end in an ellipsis.
+            no_wrap=not column.free,
             min_width=_LEAST if column.free else max(widest, len(column.name)),
         )
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
     console().print(table if rows else empty)
 
 

@@ -68,11 +68,15 @@ class FakeDaemon(admin_pb2_grpc.AdminServiceServicer, runtime_env_pb2_grpc.Runti
     holding: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
     references: int = 0
+    slow: bool = False  # never gets from the steps to the result
 
     def CreateRuntimeEnv(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802 - the protocol's name
         self.requests.append(request)
         for step in self.steps:
             yield pb.CreateRuntimeEnvEvent(progress=step)
+        if self.slow:
+            self._wait_for_the_caller_to_go(context)
+            return
         if self.failure is not None:
             yield pb.CreateRuntimeEnvEvent(failure=self.failure)
             return
@@ -85,11 +89,14 @@ class FakeDaemon(admin_pb2_grpc.AdminServiceServicer, runtime_env_pb2_grpc.Runti
             )
         )
         if request.hold:
-            gone = threading.Event()
-            context.add_callback(gone.set)
             self.holding.set()
-            gone.wait(30)
-            self.released.set()
+            self._wait_for_the_caller_to_go(context)
+
+    def _wait_for_the_caller_to_go(self, context: Any) -> None:
+        gone = threading.Event()
+        context.add_callback(gone.set)
+        gone.wait(30)
+        self.released.set()
 
     def List(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
         session = pb.Session(
