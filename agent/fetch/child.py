@@ -74,8 +74,9 @@ async def run(
 
     def heard(line: str) -> None:
         message = _message(line)
-        if "done" in message:
-            loop.call_soon_threadsafe(report, message["done"], message["total"])
+        done, total = message.get("done"), message.get("total")
+        if isinstance(done, int) and isinstance(total, int):
+            loop.call_soon_threadsafe(report, done, total)
 
     completed = await process.run(
         [sys.executable, "-I", "-m", "ray_envd.agent.fetcher"],
@@ -85,13 +86,15 @@ async def run(
         on_line=heard,
     )
     answer = _message(completed.lines[-1]) if completed.lines else {}
-    if "result" in answer:
-        return dict(answer["result"])
+    # The program is in its user's hands, so nothing is taken for granted of what it says.
+    result, error = answer.get("result"), answer.get("error")
+    if isinstance(result, dict):
+        return result
     redact = redactor(uri, context, environment)
-    if "error" in answer:
-        error = answer["error"]
-        cause = redact(f"{uri.shown}: {error['cause']}")
-        raise _ERRORS[error["kind"]](cause, field=field, remedy=redact(error["remedy"]))
+    if isinstance(error, dict):
+        kind = _ERRORS.get(str(error.get("kind")), DownloadError)
+        cause = redact(f"{uri.shown}: {error.get('cause')}")
+        raise kind(cause, field=field, remedy=redact(str(error.get("remedy"))))
     # It was killed, or could not start: what it said last is all there is to tell.
     raise NetworkError(
         redact(f"{uri.shown}: the download ended with exit code {completed.returncode}"),

@@ -3,7 +3,8 @@
 import asyncio
 import errno
 import os
-from collections.abc import Coroutine
+import re
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ray_envd.agent.fetch.context import FetchContext, Fetched, GcsEndpoint, Rep
 from ray_envd.agent.fetch.uri import GCS, Uri, parse_uri
 from ray_envd.cache.owner import acting_as
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -51,7 +53,7 @@ async def fetch(
             fetched = await _from_gcs(parsed, destination, context, field, report)
         else:
             result = await child.run(parsed, destination, context, field=field, report=report)
-            fetched = Fetched(result["sha256"], result["bytes"], result["validator"])
+            fetched = _fetched(result, field)
         _check_digest(parsed, fetched, context, field)
         arrived = True
     finally:
@@ -76,8 +78,15 @@ async def validator(uri: str, context: FetchContext, *, field: str) -> str | Non
     if parsed.sha256 is not None:
         return f"sha256 {parsed.sha256}"
     result = await child.run(parsed, None, context, field=field, report=lambda _done, _total: None)
-    token = result["validator"]
+    token = result.get("validator")
     return None if token is None else str(token)
+
+
+def _fetched(result: Mapping[str, Any], field: str) -> Fetched:
+    sha256, size, token = result.get("sha256"), result.get("bytes"), result.get("validator")
+    if isinstance(sha256, str) and _SHA256.fullmatch(sha256) and isinstance(size, int):
+        return Fetched(sha256, size, None if token is None else str(token))
+    raise DownloadError("the download answered nonsense", field=field)
 
 
 async def _from_gcs(

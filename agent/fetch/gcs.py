@@ -7,6 +7,7 @@ the URI itself.
 import asyncio
 import hashlib
 import os
+from functools import cache
 from pathlib import Path
 
 import grpc
@@ -45,6 +46,7 @@ async def get(key: str, endpoint: GcsEndpoint, owner: Owner, *, field: str) -> b
         DownloadError: there is no such value, or this node is not let in.
         NetworkError: the GCS cannot be reached.
     """
+    _keep_runtime()
     metadata = (("authorization", f"Bearer {endpoint.token}"),) if endpoint.token else ()
     async with await _channel(endpoint, owner, field) as channel:
         call = channel.unary_unary(
@@ -67,6 +69,12 @@ async def get(key: str, endpoint: GcsEndpoint, owner: Owner, *, field: str) -> b
         remedy="set RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S on the driver to more seconds than the "
         "upload takes (default: 600); if that does not help, change any file of the package and run again",
     )
+
+
+@cache
+def _keep_runtime() -> None:
+    """Keeps gRPC's asyncio runtime up; with the last channel it would end, and join a thread on the loop."""
+    grpc.aio.init_grpc_aio()
 
 
 async def _channel(endpoint: GcsEndpoint, owner: Owner, field: str) -> grpc.aio.Channel:

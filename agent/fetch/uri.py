@@ -6,7 +6,7 @@ is the fragment ``#sha256=<64 hex digits>``: what comes must have this digest. (
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -41,12 +41,12 @@ class Uri:
         secrets: what must not appear in any text.
     """
 
-    text: str
+    text: str = field(repr=False)
     scheme: str
     folder: str
     sha256: str | None
     shown: str
-    secrets: frozenset[str]
+    secrets: frozenset[str] = field(repr=False)
 
 
 def parse_uri(uri: str, field: str) -> Uri:
@@ -107,7 +107,7 @@ def local_directory(uri: str, field: str) -> Path | None:
 
 def show(uri: str) -> str:
     """The URI for messages: without user, password, query and fragment."""
-    head, mark, rest = uri.partition("://")
+    head, mark, rest = uri.partition("://") if "://" in uri else ("", "", uri)
     host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
     if head.lower() != "abfss":  # what stands before the @ is the container there
         host = host.rpartition("@")[2]
@@ -123,7 +123,7 @@ def _split(uri: str, field: str) -> SplitResult:
         _refuse(uri, field, "holds a control character")
     if "://" not in uri:
         raise InvalidSpecError(
-            f"{uri[:200]!r} is a path and not a URI",
+            f"{show(uri)!r} is a path and not a URI",
             field=field,
             remedy="give a folder to ray.init on the driver, which uploads it, or a URI such as file:///path/code.zip",
         )

@@ -28,10 +28,11 @@ def opened(uri: str) -> Iterator[Source]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise _failure(error) from error
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):
+        os.close(descriptor)
+        raise Failure("permanent", "it is not a regular file")
     with open(descriptor, "rb", buffering=0):
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise Failure("permanent", "it is not a regular file")
         yield Source(
             f"{facts.st_dev}-{facts.st_ino}-{facts.st_mtime_ns}-{facts.st_size}",
             facts.st_size,

@@ -26,7 +26,7 @@ from ray_envd.agent.fetcher import credentials
 from ray_envd.agent.fetcher.sink import CHUNK, Failure, Source
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta
+    from obstore import GetResult, ObjectMeta
     from obstore.store import ClientConfig, RetryConfig
 
 Store = S3Store | GCSStore | AzureStore
@@ -41,7 +41,6 @@ _PASSING = frozenset({408, 425, 429})
 _CONNECTION = (
     ("dns error", "the host's name cannot be resolved"),
     ("ConnectionRefused", "the connection was refused"),
-    ("IncompleteBody", "the transfer ended early"),
     ("TimedOut", "the connection timed out"),
     ("Connect", "the connection failed"),
     ("HTTP error", "the connection broke"),
@@ -71,8 +70,15 @@ def _source(uri: str, environment: Mapping[str, str], *, head: bool) -> Source:
     if head:
         return Source(_validator(obstore.head(store, key)), None, iter(()))
     result = obstore.get(store, key)
-    chunks = (bytes(chunk) for chunk in result.stream(CHUNK))
-    return Source(_validator(result.meta), result.meta["size"], chunks)
+    return Source(_validator(result.meta), result.meta["size"], _chunks(result))
+
+
+def _chunks(result: "GetResult") -> Iterator[bytes]:
+    try:
+        for chunk in result.stream(CHUNK):
+            yield bytes(chunk)
+    except BaseError as error:  # obstore has asked for the rest by itself already
+        raise Failure("network", "the transfer broke off") from error
 
 
 def _validator(meta: "ObjectMeta") -> str:

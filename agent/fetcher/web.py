@@ -76,7 +76,7 @@ def _ask(uri: str, environment: Mapping[str, str], method: str) -> http.client.H
 class _Redirect(urllib.request.HTTPRedirectHandler):
     """Follows redirects; credentials go nowhere but to the server they were meant for."""
 
-    def redirect_request(  # noqa: PLR0917 - the signature is the base class's
+    def redirect_request(
         self,
         req: urllib.request.Request,
         fp: IO[bytes],
@@ -165,7 +165,7 @@ def _refused(status: int) -> Failure:
     cause = f"the server answers {status} {http.client.responses.get(status, '')}".rstrip()
     if status in _DENIED:
         remedy = (
-            "give credentials: https://user:password@…, or RAY_RUNTIME_ENV_BEARER_TOKEN in the environment "
+            "give user and password in the URI, or set RAY_RUNTIME_ENV_BEARER_TOKEN in the environment "
             "that Ray is started with"
         )
         return Failure("permanent", cause, remedy)
