@@ -158,6 +158,13 @@ async def test_local_sources_are_built_and_editables_linked(kit: Kit, tmp_path: 
         assert run_python(built.python, WHERE.format("mine")) == str(project / "mine.py")
 
 
+async def test_an_editable_shadows_the_interpreters_version(kit: Kit, tmp_path: Path) -> None:
+    """What a package's .pth file adds stands before the raylet's packages."""
+    project = make_project(tmp_path, "dep", "9.0")
+    built = await kit.build(kit.pip(f"-e {project}"))
+    assert run_python(built.python, "import dep; print(dep.version)") == "9.0"
+
+
 async def test_a_changed_source_is_built_anew(kit: Kit, tmp_path: Path) -> None:
     """What uv has cached of a folder does not hide what was changed in it."""
     project = make_project(tmp_path, "mine", "1.0")

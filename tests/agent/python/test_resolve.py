@@ -171,6 +171,23 @@ async def test_pip_looks_at_every_index(kit: Kit, index: Index) -> None:
         other.close()
 
 
+async def test_what_is_cached_of_one_index_does_not_hide_another(kit: Kit, index: Index) -> None:
+    """With a second index the cache of the first is not the answer, though it has one."""
+    other = Index()
+    try:
+        index.add(make_wheel(kit.root / "one", "far", "1.0"))
+        other.add(make_wheel(kit.root / "two", "far", "2.0"))
+        lines = ["far", f"-i {index.url()}"]
+        assert (await kit.lock(parse_pip(lines))).pins == (("far", "1.0"),)
+        assert (await kit.lock(parse_pip([*lines, f"--extra-index-url {other.url()}"]))).pins == (
+            ("far", "2.0"),
+        )
+        links = f"--find-links http://{other.host}/simple/far/"
+        assert (await kit.lock(parse_uv([*lines, links]))).pins == (("far", "2.0"),)
+    finally:
+        other.close()
+
+
 async def test_a_replaced_file_at_an_address_is_another_set(kit: Kit, index: Index) -> None:
     """An address without a hash is known by what stands there, as of the last fresh resolution."""
     index.add(make_wheel(kit.root / "more", "far", "1.0"))
