@@ -14,7 +14,6 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.text import Text
 
 from ray_envd.agent.cli.common import console
 from ray_envd.agent.progress import Event
@@ -91,7 +90,7 @@ class Bars:
     def __init__(self) -> None:
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.fields[field]}", style="bold"),
+            TextColumn("{task.fields[field]}", style="bold", markup=False),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
@@ -114,8 +113,7 @@ class Bars:
             self._tasks[event.field] = self._progress.add_task("", field=event.field, total=None)
         self._progress.update(
             self._tasks[event.field],
-            # Text, so that brackets in a package's name are no markup.
-            description=Text(f"{event.phase} {event.detail}".strip()).plain,
+            description=f"{event.phase} {event.detail}".strip(),
             total=event.total or None,
             completed=event.done,
         )

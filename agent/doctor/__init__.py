@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import uv
@@ -38,10 +39,14 @@ def examine(settings: Settings, pythons: Sequence[Path]) -> list[Finding]:
         ("podman", lambda: tools.podman(shutil.which("podman"))),
         ("user namespaces", tools.user_namespaces),
     ]
-    return [_made(name, check) for name, check in checks] + [
-        interpreter.ray(python, settings.socket, asked_for=bool(pythons), daemon_answers=stats is not None)
-        for python in pythons or _on_path()
-    ]
+    look = partial(
+        interpreter.ray,
+        socket=settings.socket,
+        asked_for=bool(pythons),
+        daemon_answers=stats is not None,
+    )
+    checks.extend((f"ray of {python}", partial(look, python)) for python in pythons or _on_path())
+    return [_made(name, check) for name, check in checks]
 
 
 def _by_trying(here: Path) -> list[tuple[str, Callable[[], Finding]]]:
