@@ -267,9 +267,10 @@ class Starter:
         code = os.waitstatus_to_exitcode(status)
         self._end = f"exit code {code}" if code >= 0 else f"signal {-code}"
         self._pid = 0
-        self._not_before = time.monotonic() + 1.0
         # One that somebody killed may be as sound as one that another was ahead of.
-        if code not in (EXIT_LOCKED, -signal.SIGKILL, -signal.SIGTERM):
+        killed = code in (-signal.SIGKILL, -signal.SIGTERM)
+        self._not_before = time.monotonic() + (0.1 if killed else 1.0)
+        if not killed and code != EXIT_LOCKED:
             self._failures += 1
 
     def forgive(self) -> None:

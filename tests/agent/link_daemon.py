@@ -3,12 +3,14 @@
 Told by the environment, since that is all that a link passes on: RAY_ENVD_SOCKET (control socket),
 RAY_ENVD_TEST_FOLDER (where hellos and facts about this process are written as JSON), and, optional,
 RAY_ENVD_TEST_ANSWERS (JSON list: the first answers, the last of them for good), RAY_ENVD_TEST_EXIT (say so
-and exit with that code), RAY_ENVD_TEST_HANG_UP (close each connection after its answer).
+and exit with that code), RAY_ENVD_TEST_KILLED (so many starts end by SIGKILL), RAY_ENVD_TEST_HANG_UP (close
+each connection after its answer).
 """
 
 import fcntl
 import json
 import os
+import signal
 import socket
 import struct
 import sys
@@ -61,9 +63,10 @@ def serve(connection: socket.socket, number: int) -> None:
         hello = json.loads(exactly(connection, size))
         answer = ANSWERS[min(number, len(ANSWERS) - 1)]
         record(f"hello-{os.getpid()}-{number:03d}.json", hello)
-        if answer.get("ok"):
-            threading.Thread(target=serve_http, args=(socket.socket(fileno=fds[0]),), daemon=True).start()
         connection.sendall(json.dumps({**answer, "pid": os.getpid()}).encode() + b"\n")
+        if answer.get("ok"):
+            # Last, so that whoever had an answer by HTTP knows that the link had its own.
+            threading.Thread(target=serve_http, args=(socket.socket(fileno=fds[0]),), daemon=True).start()
         if "RAY_ENVD_TEST_HANG_UP" not in os.environ:
             connection.recv(1)
     except (EOFError, OSError):
@@ -79,6 +82,9 @@ def main() -> int:
         record(f"exited-{os.getpid()}.json", None)
         sys.stderr.write("no such store: these are my last words\n")
         return int(os.environ["RAY_ENVD_TEST_EXIT"])
+    if len(list(FOLDER.glob("killed-*.json"))) < int(os.environ.get("RAY_ENVD_TEST_KILLED", "0")):
+        record(f"killed-{os.getpid()}.json", None)
+        os.kill(os.getpid(), signal.SIGKILL)
     lock = os.open(FOLDER / "lock", os.O_CREAT | os.O_RDWR)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from link_node import LINK_DAEMON, PATIENCE, Node, ended, get, wait_for
 
-from ray_envd.agent import link
+from ray_envd.agent import config_sources, link
 
 
 @pytest.fixture
@@ -303,6 +303,50 @@ def test_killed_daemon_is_started_again(node: Node) -> None:
     assert second != first
     assert process.poll() is None
     wait_for(lambda: not Path(f"/proc/{first}").exists(), "the first daemon's zombie")
+
+
+def test_daemon_that_is_killed_while_it_starts_is_started_again(node: Node) -> None:
+    """Who is killed from outside, however often, is not broken; only an end of its own counts."""
+    node.attach(daemon=[sys.executable, str(LINK_DAEMON)])
+    node.environment["RAY_ENVD_TEST_KILLED"] = str(link.STARTS + 1)
+    node.link()
+    assert get(node.port()).isdigit()
+    assert not (node.folder / "stock.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("uid", "variables", "settings", "expected"),
+    [
+        (0, {}, {}, [link.SYSTEM_SOCKET]),
+        (0, {"RAY_ENVD_STORE": "/s", "XDG_RUNTIME_DIR": "/r"}, {}, [link.SYSTEM_SOCKET]),
+        (7, {"XDG_RUNTIME_DIR": "/r"}, {}, [link.SYSTEM_SOCKET, "/r/ray-envd/ray-envd.sock.link"]),
+        (7, {"RAY_ENVD_STORE": "/s"}, {}, [link.SYSTEM_SOCKET, "/s/run/ray-envd.sock.link"]),
+        (7, {"XDG_STATE_HOME": "/x"}, {}, [link.SYSTEM_SOCKET, "/x/ray-envd/run/ray-envd.sock.link"]),
+        (7, {}, {}, [link.SYSTEM_SOCKET, "/home/u/.local/state/ray-envd/run/ray-envd.sock.link"]),
+        (7, {}, {"socket": "/a.link"}, ["/a.link"]),
+        (7, {"RAY_ENVD_SOCKET": "/b"}, {"socket": "/a.link"}, ["/b.link"]),
+    ],
+)
+def test_socket_is_the_one_that_the_daemon_would_choose(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    uid: int,
+    variables: dict[str, str],
+    settings: dict[str, object],
+    expected: list[str],
+) -> None:
+    """Variable, then attach's setting, then the system's daemon and the default of the raylet's user."""
+    for name in ("RAY_ENVD_SOCKET", "RAY_ENVD_STORE", "RAY_ENVD_CONFIG", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/home/u")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    assert link.sockets(settings) == expected
+    if not settings:
+        # The same words that the daemon's own configuration comes to.
+        chosen = config_sources.load(root=uid == 0).settings.socket
+        assert f"{chosen}.link" == expected[-1]
 
 
 # The raylet's end, and the link's
