@@ -92,9 +92,10 @@ def plan(
         extra_bytes: bytes of the budget that are no objects, such as uv's cache.
     """
     by_age = sorted(entries, key=_age)
-    youngest = now - limits.min_unused_seconds
     free = [
-        entry for entry in by_age if not entry.pinned and entry.last_used <= youngest and not busy(entry.key)
+        entry
+        for entry in by_age
+        if not entry.pinned and now - entry.last_used >= limits.min_unused_seconds and not busy(entry.key)
     ]
     whole = sum(entry.bytes for entry in by_age) + extra_bytes
     victims = {victim.entry.key: victim for victim in _over_kind_limits(by_age, free, limits.kind_bytes)}

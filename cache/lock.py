@@ -29,8 +29,10 @@ class StoreLock:
         os.pwrite(self._descriptor, f"{os.getpid():<{_DIGITS - 1}}\n".encode(), 0)
 
     def release(self) -> None:
-        """Gives the lock back. The file stays: removing it would let two daemons lock two files."""
-        os.close(self._descriptor)
+        """Gives the lock back, once. The file stays: without it two daemons could lock two files."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _pid(content: bytes) -> int:

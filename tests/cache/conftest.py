@@ -1,6 +1,5 @@
 """Fixtures of the store's tests."""
 
-import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +21,7 @@ def root(tmp_path: Path) -> Path:
 def store(root: Path) -> Iterator[Store]:
     opened = Store.open(root)
     yield opened
-    with contextlib.suppress(OSError):  # the test may have dropped it, as a kill would
-        opened.close()
+    opened.close()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Helpers of the store's tests."""
 
+import os
 from pathlib import Path
 
 from ray_envd.cache.keys import ObjectKey, digest_of
@@ -42,8 +43,18 @@ def below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+def du(folder: Path) -> int:
+    """The bytes on disk of a tree without hard links, as ``du`` counts them."""
+    return sum(path.lstat().st_blocks * 512 for path in [folder, *folder.rglob("*")])
+
+
 def let_pass(folder: Path) -> None:
     """Lets other users through pytest's private folders above this one."""
     for parent in folder.parents:
         if parent.name.startswith("pytest-"):
             parent.chmod(0o711)
+
+
+def quick_folder() -> str | None:
+    """A file system in memory, if there is one: for tests of kills, where fsync is only a cost."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None

@@ -50,7 +50,13 @@ def test_different_parts_have_different_digests(one: list[JSON], other: list[JSO
 
 def test_no_border_between_parts_can_be_confused() -> None:
     """Moving text from one part to its neighbour gives another digest."""
-    digests = {digest_of("ab", "c"), digest_of("a", "bc"), digest_of("abc"), digest_of(["ab", "c"]), digest_of()}
+    digests = {
+        digest_of("ab", "c"),
+        digest_of("a", "bc"),
+        digest_of("abc"),
+        digest_of(["ab", "c"]),
+        digest_of(),
+    }
     assert len(digests) == 5
 
 
