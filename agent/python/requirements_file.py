@@ -41,7 +41,7 @@ SHORT_OPTIONS: Mapping[str, str] = {
     "-i": "--index-url",
     "-r": "--requirement",
 }
-_ALIASES = {"--pypi-url": "--index-url", "--requirements": "--requirement", "--constraints": "--constraint"}
+_ALIASES = {"--requirements": "--requirement", "--constraints": "--constraint"}
 
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _PIP_VARIABLE = re.compile(r"\$\{(?P<name>[A-Z0-9_]+)\}")
