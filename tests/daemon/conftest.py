@@ -1,0 +1,90 @@
+"""A daemon for each module, and raylets attached to it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+# Servers and packages of the neighbours' tests: tests/ has no packages.
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "agent/fetch"), str(HERE.parent / "agent/python")]
+
+from daemons import Daemon  # noqa: E402 - found by the lines above
+from package_world import UV  # noqa: E402
+from raylet import MakeRaylet, Raylet  # noqa: E402
+from sources import FileServer  # noqa: E402
+
+
+def _short_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="re-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """The module's folder, with a short name that every user can enter."""
+    yield from _short_folder()
+
+
+@pytest.fixture(scope="module")
+def node(place: Path, request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    """The module's daemon."""
+    daemon = Daemon.at(place).start()
+    yield daemon
+    if request.session.testsfailed:
+        sys.stderr.write(f"\n--- {daemon.log}\n{daemon.tail()}\n")
+    daemon.stop()
+
+
+@pytest.fixture
+def make_raylet(request: pytest.FixtureRequest) -> Iterator[MakeRaylet]:
+    """Attaches raylets to a daemon (the module's, if none is named); keyword arguments in capitals are
+    their environment.
+    """
+    raylets: list[Raylet] = []
+    folders: list[Iterator[Path]] = []
+
+    def make(daemon: Daemon | None = None, **options: Any) -> Raylet:
+        folders.append(_short_folder())
+        environment = {name: options.pop(name) for name in tuple(options) if name.isupper()}
+        socket = (daemon or request.getfixturevalue("node")).socket
+        raylets.append(Raylet(next(folders[-1]), socket, environment, **options))
+        return raylets[-1].start()
+
+    yield make
+    for raylet in raylets:
+        raylet.close()
+    for folder in folders:
+        next(folder, None)
+
+
+@pytest.fixture
+def raylet(make_raylet: MakeRaylet) -> Raylet:
+    """One raylet on the module's daemon."""
+    return make_raylet()
+
+
+@pytest.fixture(scope="session")
+def interpreter(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The Python of a Ray that lives in a virtual environment, with a module ``below`` of its own."""
+    venv = tmp_path_factory.mktemp("ray") / "venv"
+    subprocess.run([UV, "venv", "-q", "--python", sys.executable, venv], check=True)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    (venv / "lib" / version / "site-packages" / "below.py").write_text("where = 'below'\n")
+    return os.fspath(venv / "bin/python")
+
+
+@pytest.fixture
+def web() -> Iterator[FileServer]:
+    """A web server."""
+    server = FileServer()
+    yield server
+    server.close()

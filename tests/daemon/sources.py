@@ -1,0 +1,50 @@
+"""Where packages come from in these tests: archives and servers on loopback."""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import unquote
+
+from fetch_servers import Request, WebServer
+
+
+def make_zip(path: Path, files: Mapping[str, str | bytes]) -> Path:
+    """A package as Ray's driver makes it, or a worse one."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+class FileServer:
+    """Serves files by their names; ``status`` makes every answer that error."""
+
+    def __init__(self, certificate: Path | None = None) -> None:
+        self.files: dict[str, bytes] = {}
+        self.status: int | None = None
+        self.server = WebServer(self._answer, certificate)
+        self.url = self.server.url
+
+    def add(self, path: Path) -> str:
+        """Offers a file; returns its address."""
+        self.files[path.name] = path.read_bytes()
+        return f"{self.url}/{path.name}"
+
+    @property
+    def asked(self) -> list[str]:
+        """The paths of all GETs so far."""
+        return [seen.path for seen in self.server.seen if seen.method == "GET"]
+
+    def close(self) -> None:
+        """No more answers: connections are refused."""
+        self.server.shutdown()
+        self.server.server_close()
+
+    def _answer(self, request: Request) -> None:
+        name = unquote(request.path.partition("?")[0].lstrip("/"))
+        if self.status is not None:
+            request.answer(b"broken", self.status)
+        elif name in self.files:
+            request.answer(self.files[name], ETag=f'"{hash(self.files[name])}"')
+        else:
+            request.answer(b"not found", 404)
