@@ -14,6 +14,12 @@ _RPC_EXITS = {
     "failed_precondition": Exit.IN_USE,
     "invalid_argument": Exit.USAGE,
 }
+#: Where the client has none: it does not know the names of commands.
+_RPC_REMEDIES = {
+    "not_found": "`ray-envd ls` lists what is stored",
+    "invalid_argument": "give more of the id, as `ray-envd ls` shows it",
+    "failed_precondition": "`ray-envd unpin` it, or wait until no raylet uses it (REFS in `ray-envd ls`)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,8 @@ def _of_library(error: Exception) -> Failure:
     if isinstance(error, DaemonUnavailableError):
         return Failure(Exit.UNREACHABLE, error.code, error.message, error.remedy)
     if isinstance(error, ClientError):
-        return Failure(_RPC_EXITS.get(error.code, Exit.FAILED), error.code, error.message, error.remedy)
+        remedy = error.remedy or _RPC_REMEDIES.get(error.code, "")
+        return Failure(_RPC_EXITS.get(error.code, Exit.FAILED), error.code, error.message, remedy)
     if isinstance(error, ConfigError):
         return Failure(Exit.USAGE, "config", str(error), error.remedy)
     if isinstance(error, OSError) and error.strerror:

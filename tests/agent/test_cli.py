@@ -216,6 +216,7 @@ def test_rm_does_all_it_can(ask: Any) -> None:
     assert f"removed {TREE}, 999 B freed" in done.stdout
     assert "no object nope" in done.stderr
     assert "in use" in done.stderr
+    assert "remedy: `ray-envd ls` lists what is stored" in done.stderr
     assert ask("rm", "ab12", "nope").exit_code == Exit.IN_USE
     assert ask("rm", "cd34").exit_code == 0
     rows = json.loads(ask("rm", "--json", "nope", "cd34").stdout)
