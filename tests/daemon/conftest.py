@@ -46,9 +46,7 @@ def node(place: Path, request: pytest.FixtureRequest) -> Iterator[Daemon]:
 
 @pytest.fixture
 def make_raylet(request: pytest.FixtureRequest) -> Iterator[MakeRaylet]:
-    """Attaches raylets to a daemon (the module's, if none is named); keyword arguments in capitals are
-    their environment.
-    """
+    """Attaches raylets to the module's daemon or another; arguments in capitals are their environment."""
     raylets: list[Raylet] = []
     folders: list[Iterator[Path]] = []
 

@@ -80,7 +80,7 @@ class Raylet:
         socket: the daemon's control socket.
         environment: the raylet's.
         python: Ray's interpreter, which runs the link.
-        daemon: argv for a link that finds no daemon.
+        starts: argv of a daemon, for a link that finds none.
         uid: whose raylet it is.
         gcs: address of the key-value store.
         token: carried by every call.
@@ -90,7 +90,7 @@ class Raylet:
     socket: Path
     environment: dict[str, str]
     python: str = sys.executable
-    daemon: Sequence[str] | None = None
+    starts: Sequence[str] | None = None
     uid: int | None = None
     gcs: str = "127.0.0.1:1"
     token: str | None = None
@@ -154,7 +154,7 @@ class Raylet:
         settings = {
             "version": "1",
             "socket": f"{self.socket}.link",
-            "daemon": None if self.daemon is None else list(self.daemon),
+            "daemon": None if self.starts is None else list(self.starts),
             "ray_version": "2.60.0",
             "start_seconds": 20,
             "restart_seconds": 20,
@@ -197,7 +197,7 @@ class Raylet:
         if self.link_pid:
             with contextlib.suppress(TimeoutError):
                 wait_until(lambda: not alive(self.link_pid), 5, "the link's end")
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(OSError):
                 if str(self.folder) in Path(f"/proc/{self.link_pid}/cmdline").read_text():
                     os.kill(self.link_pid, signal.SIGKILL)
 
@@ -301,9 +301,7 @@ class Raylet:
     def run(self, created: Created, code: str, **environment: str) -> str:
         """What a program prints that starts as Ray starts a worker (RuntimeEnvContext.exec_worker)."""
         context = created.fields
-        process = {**self.environment, **environment}
-        for name, value in context["env_vars"].items():
-            process[name] = value
+        process = {**self.environment, **environment, **context["env_vars"]}
         words = [*context["command_prefix"], "exec", context["py_executable"], "-c", shlex.quote(code)]
         identity: dict[str, Any] = (
             {} if self.uid is None else {"user": self.uid, "group": self.uid, "extra_groups": []}

@@ -1,5 +1,6 @@
 """Where packages come from in these tests: archives and servers on loopback."""
 
+import threading
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +18,13 @@ def make_zip(path: Path, files: Mapping[str, str | bytes]) -> Path:
 
 
 class FileServer:
-    """Serves files by their names; ``status`` makes every answer that error."""
+    """Serves files by their names; ``status`` makes every answer that error, a cleared ``gate`` delays GETs."""
 
     def __init__(self, certificate: Path | None = None) -> None:
         self.files: dict[str, bytes] = {}
         self.status: int | None = None
+        self.gate = threading.Event()
+        self.gate.set()
         self.server = WebServer(self._answer, certificate)
         self.url = self.server.url
 
@@ -37,14 +40,27 @@ class FileServer:
 
     def close(self) -> None:
         """No more answers: connections are refused."""
+        self.gate.set()
         self.server.shutdown()
         self.server.server_close()
 
     def _answer(self, request: Request) -> None:
         name = unquote(request.path.partition("?")[0].lstrip("/"))
+        if request.command == "GET":
+            self.gate.wait(60)
         if self.status is not None:
             request.answer(b"broken", self.status)
         elif name in self.files:
             request.answer(self.files[name], ETag=f'"{hash(self.files[name])}"')
         else:
             request.answer(b"not found", 404)
+
+
+def left_over(store: Path) -> list[str]:
+    """What unfinished work has left in a store: staged files, trash, objects without a marker."""
+    found = [path for name in ("staging", "trash") for path in store.glob(f"users/*/{name}/*")]
+    for path in store.glob("users/*/objects-v1/*/*"):
+        uid, kind = path.parts[-4], path.parts[-2]
+        if not (store / "markers-v1" / uid / kind / f"{path.name}.json").exists():
+            found.append(path)
+    return sorted(str(path.relative_to(store)) for path in found)
