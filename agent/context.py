@@ -123,7 +123,7 @@ def split_names(variables: Mapping[str, str]) -> tuple[dict[str, str], dict[str,
     inline: set[str] = set()
     needed: set[str] = set()
     # Backwards: Ray sets its part first, so what that refers to must be in it as well.
-    for name, value in reversed(variables.items()):
+    for name, value in reversed(list(variables.items())):
         if name in needed or not _suits_a_shell(name, value):
             inline.add(name)
             needed |= _names_in(value)

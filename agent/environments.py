@@ -23,6 +23,7 @@ from ray_envd.agent.python.resolve import Lock, resolve
 from ray_envd.agent.python.shadow import build_shadow
 from ray_envd.agent.python.spec import PackagesSpec
 from ray_envd.agent.python.tools import Toolbox, Work
+from ray_envd.agent.python.versions import wants_other_uv, with_uv_version
 from ray_envd.agent.workshop import Bench, Report
 from ray_envd.cache.keys import ObjectKey, digest_of, file_digest
 from ray_envd.cache.owner import Owner, acting_as
@@ -91,6 +92,8 @@ class Environments:
             fresh = bench.store.linked(asked) is not None  # it was resolved before and that has expired
             venv = shadow.path / "venv"
             lock = await resolve(request, work, shadow=venv, file_digests=digests, fresh=fresh)
+            if lock.pins:
+                work.report("resolved", ", ".join(_pins(lock)))
             key = bench.key("python", lock.digest)
             fill = partial(_fill, request, lock, work, venv)
             _, built = await bench.obtain(
@@ -111,6 +114,20 @@ class Environments:
         summary = f"metadata of {interpreter.executable}"
         entry, _ = await bench.obtain(key, fill, field=work.field, summary=summary, reserve=0)
         return entry
+
+    async def _wanted_uv(self, request: Request, work: Work, shadow: Path, bench: Bench) -> Work:
+        """The same work with the uv that ``uv_version`` asks for, kept as an object of the store."""
+        if not await bench.thread(wants_other_uv, request):
+            return work
+
+        async def fill(target: Build, _report: Report) -> Mapping[str, Any]:
+            await with_uv_version(request, work, shadow=shadow, folder=target.path)
+            return {}
+
+        key = bench.key("tool", digest_of("uv", request.tool_version, work.interpreter.digest))
+        summary = f"uv{request.tool_version}"
+        entry, _ = await bench.obtain(key, fill, field=work.field, summary=summary, reserve=_GUESS_BYTES)
+        return await with_uv_version(request, work, shadow=shadow, folder=entry.path)
 
     def _work(self, field: str, interpreter: Interpreter, workdir: Path, bench: Bench) -> Work:
         folders = self._store.user_dir(bench.session.owner)
@@ -143,11 +160,15 @@ async def _fill(
 
 def _summary(request: Request, lock: Lock) -> str:
     """What a person calls the environment: what it adds to the interpreter."""
-    pins = [f"{name}=={where}" if "/" not in where else name for name, where in lock.pins]
+    pins = _pins(lock)
     if not pins:
         return "nothing but the interpreter" if request.engine == "uv" else "made by pip"
     more = len(pins) - _SHOWN_PINS
     return ", ".join(pins[:_SHOWN_PINS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _pins(lock: Lock) -> list[str]:
+    return [f"{name}=={where}" if "/" not in where else name for name, where in lock.pins]
 
 
 def _make_workdir(store: Store, owner: Owner) -> Path:

@@ -185,7 +185,8 @@ class Manager:
         except EnvError as error:
             log.write(str(error), "ERROR")
             raise
-        log.write("runtime env is ready" if env.built else "runtime env is already prepared and is reused")
+        reused = env.objects and not env.built
+        log.write("runtime env is already prepared and is reused" if reused else "runtime env is ready")
         return env
 
     async def _ready_env(

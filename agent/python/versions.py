@@ -27,18 +27,23 @@ async def with_uv_version(request: Request, work: Work, *, shadow: Path, folder:
     Raises:
         EnvError: that version cannot be had.
     """
+    if not await asyncio.to_thread(wants_other_uv, request):
+        return work
     wanted = request.tool_version
-    if request.field != "uv" or wanted is None:
-        return work
-    ours = await asyncio.to_thread(importlib.metadata.version, "uv")
-    if SpecifierSet(wanted.strip("() ")).contains(ours, prereleases=True):
-        return work
     target = folder / f"uv-{hashlib.sha256(f'{work.interpreter.digest} {wanted}'.encode()).hexdigest()[:16]}"
     binary = target / "bin" / "uv"
     if not await asyncio.to_thread(_exists, work, binary):
         work.report("installing", f"uv{wanted}")
         await _fetch(request, work.hiding(request.secrets), shadow, target)
     return replace(work, tools=replace(work.tools, chosen_uv=str(binary)))
+
+
+def wants_other_uv(request: Request) -> bool:
+    """Whether a spec asks for a version of uv that is not ours; blocking."""
+    if request.field != "uv" or request.tool_version is None:
+        return False
+    ours = importlib.metadata.version("uv")
+    return not SpecifierSet(request.tool_version.strip("() ")).contains(ours, prereleases=True)
 
 
 async def _fetch(request: Request, work: Work, shadow: Path, target: Path) -> None:
