@@ -48,7 +48,7 @@ def attempt(ask: dict[str, Any]) -> Any:
         return error
 
 
-def answer(ask: dict[str, Any], submitted: Any, began: float) -> dict[str, Any]:
+def answer(submitted: Any, began: float) -> dict[str, Any]:
     """What came of it."""
     found: dict[str, Any]
     if isinstance(submitted, Exception):
@@ -59,6 +59,12 @@ def answer(ask: dict[str, Any], submitted: Any, began: float) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001 - as above
             found = failure(error)
     return {**found, "seconds": time.monotonic() - began}
+
+
+def answer_alone(ask: dict[str, Any]) -> dict[str, Any]:
+    """Submits and waits."""
+    began = time.monotonic()
+    return answer(attempt(ask), began)
 
 
 def failure(error: Exception) -> dict[str, Any]:
@@ -74,9 +80,9 @@ def answers(wanted: dict[str, Any]) -> list[dict[str, Any]]:
         return [failure(error)]
     began = time.monotonic()
     if not wanted.get("apart"):
-        running = [(ask, attempt(ask)) for ask in wanted["asks"]]
-        return [answer(ask, submitted, began) for ask, submitted in running]
-    return [answer(ask, attempt(ask), time.monotonic()) for ask in wanted["asks"]]
+        running = [attempt(ask) for ask in wanted["asks"]]
+        return [answer(submitted, began) for submitted in running]
+    return [answer_alone(ask) for ask in wanted["asks"]]
 
 
 def main() -> None:

@@ -148,7 +148,7 @@ class RayNode:
         if process is not None:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(15)
+                process.wait(6)
         end_marked(self.mark, spare)
         if process is not None:
             process.wait()

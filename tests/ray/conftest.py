@@ -116,13 +116,17 @@ def node(
 
 
 @pytest.fixture
-def start_node(pythons: Callable[[str], Path], short_tmp: Path) -> Iterator[Callable[..., RayNode]]:
-    """Starts clusters for one test."""
+def start_node(
+    pythons: Callable[[str], Path], short_tmp: Path, shared_daemon: Daemon | None
+) -> Iterator[Callable[..., RayNode]]:
+    """Starts clusters for one test, on the shared daemon unless their environment names another."""
     nodes: list[RayNode] = []
 
     def start(version: str, environment: dict[str, str] | None = None, **fields: object) -> RayNode:
         folder = short_tmp / f"n{len(nodes)}"
-        node = RayNode(pythons(version), folder, environment or {}, **fields)  # type: ignore[arg-type]  # fields by name
+        # Without it a link would start the machine's own daemon.
+        default = {"RAY_ENVD_SOCKET": str(shared_daemon.socket)} if shared_daemon else {}
+        node = RayNode(pythons(version), folder, {**default, **(environment or {})}, **fields)  # type: ignore[arg-type]  # fields by name
         nodes.append(node)
         return node.start()
 

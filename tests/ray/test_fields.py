@@ -1,13 +1,14 @@
 """Each field of a runtime env means the same as on stock Ray. One driver asks for most of them at once."""
 
 import concurrent.futures
+import json
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 from asking import SETUP_ERROR, STOCK, Reply, actor, ask, task
-from helpers import make_wheel
+from helpers import make_wheel, wait_until
 from rays import RayNode
 
 ENVIRONMENT = {"RAY_RUNTIME_ENV_LOG_TO_DRIVER_ENABLED": "1", "ENVD_NODE_SAYS": "hello"}
@@ -269,20 +270,37 @@ def test_two_drivers_with_conflicting_pins_at_once(node: RayNode, wheels: Path) 
     assert (first.values, second.values) == (["1.0"] * 2, ["2.0"] * 2)
 
 
-def test_set_up_lines_reach_the_driver(node: RayNode, wheels: Path) -> None:
+def test_set_up_lines_reach_the_driver(node: RayNode, workspace: Path) -> None:
     """Where the cluster sends set-up logs to drivers, the user reads what is being installed."""
-    env = {"pip": [f"--find-links {wheels}", "--no-index", "envd-client==1.0"]}
+    folder = workspace / "told"
+    make_wheel(folder, "envd-told", "1.0")
+    env = {"pip": [f"--find-links {folder}", "--no-index", "envd-told==1.0"]}
     reply = ask(node, task("answer = 1", env), init={"runtime_env": env}, linger=3)
     assert reply.value == 1
     lines = [line for line in reply.output.splitlines() if "pid=runtime_env" in line]
-    assert any("envd-client" in line for line in lines), reply.output
+    assert any("envd-told" in line for line in lines), reply.output
 
 
-def test_eager_install_prepares_before_the_first_task(node: RayNode, workspace: Path, wheels: Path) -> None:
+def test_eager_install_prepares_before_the_first_task(node: RayNode, workspace: Path) -> None:
     """With eager_install (the default) a job's environment is made although no task asks for it."""
-    env = {"pip": [f"--find-links {wheels}", "--no-index", "envd-sample==2.0", "envd-sample"]}
-    reply = ask(node, init={"runtime_env": env}, linger=6)
-    assert reply.answers == []
-    logs = list((node.session / "logs").glob("runtime_env_setup-*.log"))
-    newest = max(logs, key=lambda path: path.stat().st_mtime)
-    assert "envd" in newest.read_text()
+    folder = workspace / "eager"
+    make_wheel(folder, "envd-eager", "1.0")
+    env = {"pip": [f"--find-links {folder}", "--no-index", "envd-eager==1.0"]}
+    logs = node.session / "logs"
+
+    def told() -> bool:
+        return any("envd-eager" in log.read_text() for log in logs.glob("runtime_env_setup-*.log"))
+
+    process = node.spawn(["-c", _CONNECT, json.dumps(env)])
+    try:
+        wait_until(told, 30, "the set-up of an environment that no task needs", every=0.2)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+_CONNECT = """
+import json, sys, time, ray
+ray.init(runtime_env=json.loads(sys.argv[1]))
+time.sleep(120)
+"""
