@@ -62,9 +62,9 @@ class Environments:
         known = bench.linked(asked)
         if known is not None:
             return known, False
-        resolving = partial(self._resolve_and_build, field, request, interpreter, digests, asked, bench)
+        resolving = partial(self._resolve_and_build, field, request, interpreter, digests, asked)
         try:
-            key, built = await bench.workshop.once.do(("environment", asked), resolving)
+            key, built = await bench.share(("environment", asked), resolving)
         except NetworkError as error:
             known = bench.linked(asked, expired=True)
             if known is None:

@@ -51,8 +51,8 @@ class Packages:
         if known is not None:
             await bench.link(fresh, known.key, None if _is_immutable(uri) else self._ttl)
             return known, False
-        download = partial(self._download, uri, context, bench, field)
-        key = await bench.workshop.once.do(("package", bench.session.owner.uid, version), download)
+        download = partial(self._download, uri, context, field)
+        key = await bench.share(("package", bench.session.owner.uid, version), download)
         entry = bench.hold(key)
         if entry is None:  # collected between its arrival and now
             raise NetworkError("the package was collected before it could be used", field=field)
@@ -75,7 +75,7 @@ class Packages:
             bench.reporter(field)("source not reachable, the stored package is used", error.cause)
             return _UNREACHABLE
 
-    async def _download(self, uri: str, context: FetchContext, bench: Bench, field: str) -> ObjectKey:
+    async def _download(self, uri: str, context: FetchContext, field: str, bench: Bench) -> ObjectKey:
         report = bench.reporter(field)
         shown = redact_urls(uri.partition("#")[0])
         report("downloading", shown)

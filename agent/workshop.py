@@ -7,7 +7,7 @@ obtained is held until its bench closes, so that no collection takes it away bef
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ class Workshop:
         self.after_build: Callable[[], None] = lambda: None
         self._budget = budget
         self._slots = asyncio.Semaphore(parallelism)
-        self._progress: dict[ObjectKey, Progress] = {}
+        self._progress: dict[Hashable, Progress] = {}
         self._threads = ThreadPoolExecutor(max_workers=16, thread_name_prefix="store")
 
     async def thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -83,25 +83,38 @@ class Workshop:
         """
         built = False
         while (entry := self.store.hold(key)) is None:
-            progress = self._progress.setdefault(key, Progress())
-            stop = progress.listen(listener)
-            make = partial(self._make, key, owner, builder, progress, field, summary, reserve)
-            try:
-                await self.once.do(key, make)
-            finally:
-                stop()
+            make = partial(self._make, key, owner, builder, field, summary, reserve)
+            await self.share(key, make, listener)
             built = True
         return entry, built
+
+    async def share(
+        self, key: Hashable, work: Callable[[Progress], Awaitable[T]], listener: Callable[[Event], None]
+    ) -> T:
+        """Runs work once for all who want it now; each hears its steps, also those before he came."""
+        progress = self._progress.setdefault(key, Progress())
+
+        async def run() -> T:
+            try:
+                return await work(progress)
+            finally:
+                self._progress.pop(key, None)
+
+        stop = progress.listen(listener)
+        try:
+            return await self.once.do(key, run)
+        finally:
+            stop()
 
     async def _make(
         self,
         key: ObjectKey,
         owner: Owner,
         builder: Builder,
-        progress: Progress,
         field: str,
         summary: str,
         reserve: int,
+        progress: Progress,
     ) -> None:
         self.metrics.building.inc()
         outcome = "failed"
@@ -118,7 +131,6 @@ class Workshop:
         except OSError as error:
             raise _disk_error(error, field) from error
         finally:
-            self._progress.pop(key, None)
             self.metrics.building.dec()
             self.metrics.builds.labels(key.kind, outcome).inc()
             self.after_build()
@@ -251,6 +263,22 @@ class Bench:
         )
         self._held.append(key)
         return entry, built
+
+    async def share(self, key: Hashable, work: Callable[["Bench"], Awaitable[T]]) -> T:
+        """Runs work that others may want too, at a bench of its own: this request may leave before it ends.
+
+        What the work obtains is held until the work is done; the caller holds what it needs after that.
+        """
+
+        async def run(progress: Progress) -> T:
+            own = Bench(self.workshop, self.session, self.spec, progress)
+            own.environment.update(self.environment)
+            try:
+                return await work(own)
+            finally:
+                own.close()
+
+        return await self.workshop.share(key, run, self._forward)
 
     def hold(self, key: ObjectKey) -> Entry | None:
         """The object if it is there, held until this bench closes. Loop-safe."""
