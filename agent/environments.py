@@ -89,8 +89,9 @@ class Environments:
         work = self._work(field, interpreter, workdir, bench)
         try:
             shadow = await self._shadow(interpreter, work, bench)
-            fresh = bench.store.linked(asked) is not None  # it was resolved before and that has expired
             venv = shadow.path / "venv"
+            work = await self._wanted_uv(request, work, venv, bench)
+            fresh = not request.is_pinned
             lock = await resolve(request, work, shadow=venv, file_digests=digests, fresh=fresh)
             if lock.pins:
                 work.report("resolved", ", ".join(_pins(lock)))
