@@ -6,6 +6,7 @@ nobody else can enter.
 """
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -111,7 +112,7 @@ class Gate:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Binds the path; a stale socket of a dead daemon is replaced (the store's lock says it is dead)."""
+        """Binds the path; a stale socket of a dead daemon is replaced."""
         listener = await asyncio.to_thread(bind_unix, self._path, 0o600)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(
@@ -122,11 +123,21 @@ class Gate:
         """Accepts no more and takes the path away; connections end with gRPC's server."""
         if self._server is not None:
             self._server.close()
-        await asyncio.to_thread(self._path.unlink, missing_ok=True)
+            await asyncio.to_thread(self._path.unlink, missing_ok=True)
 
 
 def bind_unix(path: Path, mode: int) -> socket.socket:
-    """A listening Unix socket at a path that only appears with its final mode."""
+    """A listening Unix socket at a path that only appears with its final mode; blocking.
+
+    A socket that nobody listens on any more is replaced.
+
+    Raises:
+        OSError: EADDRINUSE where somebody answers there: a daemon on another store.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        if probe.connect_ex(str(path)) in {0, errno.EAGAIN}:
+            raise OSError(errno.EADDRINUSE, "another daemon listens there", str(path))
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o755 if mode & 0o077 else 0o700)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     aside = path.with_name(f"{path.name}.{os.getpid()}")

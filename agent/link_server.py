@@ -153,7 +153,7 @@ class LinkServer:
             self._accepting.cancel()
         if self._listener is not None:
             self._listener.close()
-        await asyncio.to_thread(self._path.unlink, missing_ok=True)
+            await asyncio.to_thread(self._path.unlink, missing_ok=True)
         await asyncio.gather(*(face.stop(deadline) for face in self._faces.values()))
         self._faces.clear()
         for task in tuple(self._tasks):

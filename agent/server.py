@@ -13,7 +13,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -139,7 +139,8 @@ class Daemon:
         if address is None:
             return
         try:
-            listener = socket.create_server(address, backlog=128)
+            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+            listener = socket.create_server(address, family=family, backlog=128)
         except OSError as error:
             # Never a reason not to prepare environments: a second daemon of this node may have the port.
             _log.warning("no metrics: cannot listen on %s:%d: %s", *address, error)
@@ -154,7 +155,8 @@ class Daemon:
         if self.settings.tcp is None:
             return
         token = await asyncio.to_thread(self.settings.read_tcp_token)
-        port = await self._grpc.start_tcp("{}:{}".format(*self.settings.tcp), token)
+        host, wanted = self.settings.tcp
+        port = await self._grpc.start_tcp(f"[{host}]:{wanted}" if ":" in host else f"{host}:{wanted}", token)
         _log.info("gRPC on TCP port %d", port)
 
     def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
@@ -281,7 +283,11 @@ async def _run(settings: Settings) -> int:
         return EXIT_LOCKED
     daemon = Daemon(settings, store)
     async with _signals(daemon):
-        await daemon.start()
+        try:
+            await daemon.start()
+        except BaseException:
+            await daemon.stop()
+            raise
         notify.ready()
         _log.info("ready: store %s, socket %s", settings.store, settings.socket)
         daemon._spawn(_sweep(store), "sweep")  # noqa: SLF001 - the same module
@@ -295,8 +301,12 @@ async def _sweep(store: Store) -> None:
     await asyncio.to_thread(store.sweep)
 
 
-def serve(settings: Settings, started: Callable[[], None] = lambda: None) -> int:
-    """Runs the daemon until it is told to stop; returns its exit code."""
-    started()
+def serve(settings: Settings) -> int:
+    """Runs the daemon until it is told to stop; returns its exit code.
+
+    Raises:
+        OSError: it cannot listen, or the store's folder cannot be used.
+        ConfigError: the TCP token cannot be read.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(settings))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_envd.agent.gate import Gate
+from ray_envd.agent.gate import Gate, bind_unix
 
 
 @pytest.fixture
@@ -64,3 +64,26 @@ async def test_another_user_is_refused_even_if_the_mode_lets_him_in(gate: Path, 
         return done.stdout
 
     assert await asyncio.to_thread(connect) == b""
+
+
+async def test_a_living_daemons_socket_is_not_taken(gate: Path, short_tmp: Path) -> None:
+    """A second gate on the same path is refused, and its end leaves the first one's socket alone."""
+    second = Gate(gate, short_tmp / "inner")
+    with pytest.raises(OSError, match="another daemon listens"):
+        await second.start()
+    await second.stop()
+    _reader, writer = await asyncio.open_unix_connection(gate)
+    writer.close()
+
+
+async def test_a_dead_daemons_socket_is_replaced(short_tmp: Path) -> None:
+    """A daemon that was killed leaves its socket behind; the next one takes the path."""
+
+    def leave() -> None:
+        bind_unix(short_tmp / "public", 0o600).close()
+
+    await asyncio.to_thread(leave)
+    made = Gate(short_tmp / "public", short_tmp / "inner")
+    await made.start()
+    await made.stop()
+    assert not (short_tmp / "public").exists()
