@@ -34,10 +34,9 @@ _MAIN = "main.py"
 _MARK = b"The link: what a raylet runs in place of Ray's runtime-env agent."
 _PROBE_SECONDS = 60.0
 _MOST_PATH_BYTES = 107  # sun_path of unix(7), less its final NUL
-#: Where ray is, without importing it. The caller's own folder is not where a raylet looks.
+#: Where ray is, without importing it.
 _PROBE = """
-import importlib.util, json, sys
-sys.path[:] = [p for p in sys.path if p]
+import importlib.util, json
 spec = importlib.util.find_spec("ray")
 print(json.dumps(spec.origin if spec and spec.has_location else None))
 """
@@ -234,7 +233,7 @@ def _ask(python: Path) -> str | None:
             capture_output=True,
             text=True,
             timeout=_PROBE_SECONDS,
-            cwd="/",
+            cwd="/",  # the caller's own folder is not where a raylet looks
             stdin=subprocess.DEVNULL,
             check=True,
         )

@@ -89,6 +89,7 @@ def main() -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        record(f"locked-{os.getpid()}.json", os.getpid())
         return EXIT_LOCKED
     path = os.environ["RAY_ENVD_SOCKET"] + ".link"
     Path(path).unlink(missing_ok=True)
@@ -105,6 +106,7 @@ def main() -> int:
             "environment": dict(os.environ),
             "descriptors": descriptors,
             "argv": sys.argv,
+            "blocked_signals": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
         },
     )
     number = 0

@@ -1,5 +1,6 @@
 """The link, run as a raylet runs it, against a stand-in for the daemon that is a real process."""
 
+import fcntl
 import json
 import os
 import re
@@ -247,12 +248,14 @@ def test_daemon_is_started_on_demand(node: Node) -> None:
     """Apart from the raylet in every way: session, folder, streams, environment; RAY_ENVD_* are passed on."""
     node.attach(daemon=[sys.executable, str(LINK_DAEMON), "serve", "--flag"])
     node.environment.update(RAY_ENVD_STORE="/a/store", RAY_AUTH_TOKEN="s3cret", PYTHONPATH="/job")
-    node.link()
+    # Ray starts its children with SIGINT blocked.
+    node.link(preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}))
     assert get(node.port())
     (facts,) = node.found("daemon-*.json")
     assert facts["argv"][1:] == ["serve", "--flag"]
     assert facts["session"] == facts["pid"]
     assert facts["cwd"] == "/"
+    assert facts["blocked_signals"] == []
     environment = facts["environment"]
     assert environment["RAY_ENVD_STORE"] == "/a/store"
     assert environment["RAY_ENVD_SOCKET"] == str(node.control)
@@ -288,6 +291,19 @@ def test_several_links_at_once_share_one_daemon(node: Node) -> None:
         assert process.poll() is None
     assert answers == {str(facts["pid"]) for facts in node.found("daemon-*.json")}
     assert len(answers) == 1
+    assert not (node.folder / "stock.json").exists()
+    for pid in node.found("locked-*.json"):
+        wait_for(lambda pid=pid: not Path(f"/proc/{pid}").exists(), "a zombie to be reaped")
+
+
+def test_store_that_is_locked_for_a_while_is_waited_for(node: Node) -> None:
+    """A daemon that drains holds its store: those started meanwhile are no failures, and one succeeds it."""
+    node.attach(daemon=[sys.executable, str(LINK_DAEMON)])
+    with (node.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        node.link()
+        wait_for(lambda: len(node.found("locked-*.json")) > link.STARTS, "starts against the lock")
+    assert get(node.port()).isdigit()
     assert not (node.folder / "stock.json").exists()
 
 
@@ -374,6 +390,27 @@ def test_link_ends_with_its_raylet_while_it_waits_for_a_daemon(node: Node) -> No
     raylet.kill()
     assert ended(link_pid, 2.0)
     assert not (node.folder / "stock.json").exists()
+
+
+def test_raylet_need_not_be_the_parent(node: Node) -> None:
+    """Where something stands between the two, the process that RAY_RAYLET_PID names is the raylet."""
+    raylet = node.run(["sleep", "60"])
+    node.environment["RAY_RAYLET_PID"] = str(raylet.pid)
+    process = node.link()
+    node.port()
+    raylet.kill()
+    assert ended(process.pid, 2.0)
+
+
+def test_orphaned_link_ends(node: Node) -> None:
+    """A link whose parent has gone ends, whatever RAY_RAYLET_PID says, as stock does."""
+    program = "import subprocess, sys; c = subprocess.Popen(sys.argv[1:]); print(c.pid, flush=True); c.wait()"
+    parent = node.run([sys.executable, "-c", program, *node.argv()], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    link_pid = int(parent.stdout.readline())
+    node.port()
+    parent.kill()
+    assert ended(link_pid, 5.0)
 
 
 @pytest.mark.parametrize(("variable", "ends"), [("1", True), ("true", True), ("0", False)])
