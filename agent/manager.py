@@ -234,7 +234,11 @@ class Manager:
 
     def _parse(self, session: Session, ask: Ask, digest: str) -> RuntimeEnvSpec:
         try:
-            return parse(ask.serialized, plugins_configured=session.settings.plugins)
+            return parse(
+                ask.serialized,
+                plugins_configured=session.settings.plugins,
+                secrets=session.secrets,
+            )
         except EnvError as error:
             self._remember_failure(session, digest, "{}", error, time.monotonic())
             raise
@@ -376,7 +380,7 @@ class Manager:
 
     def _tell_reuse(self, session: Session, ask: Ask) -> None:
         try:
-            redactor = parse(ask.serialized).redactor
+            redactor = parse(ask.serialized, secrets=session.secrets).redactor
         except EnvError:
             return
         log = SetupLog(self._logs, session, ask.job_id, ask.log_files, redactor)

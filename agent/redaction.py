@@ -3,11 +3,12 @@
 Two kinds of secrets reach the daemon inside a runtime env: values of ``env_vars``, and credentials in
 URLs and options (``https://user:password@host``, ``?token=``). The first are unknown strings, so a
 :class:`Redactor` is made of each runtime env and replaces exactly those; the second have a form, and
-:func:`redact_urls` finds them anywhere.
+:func:`redact_urls` finds them anywhere. A third kind comes with the raylet's environment, which builds see
+and may print: cloud keys, the cluster's token. Those are known by the names of their variables.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 MASK = "***"
 #: Shorter values are words like "1" or "yes": masking them would garble every message.
@@ -19,6 +20,9 @@ _QUERY_SECRET = re.compile(
     r"=(?P<value>[^&;\s'\"]+)",
     re.IGNORECASE,
 )
+_SECRET_NAMES = ("TOKEN", "SECRET", "KEY", "PASSWORD", "PASSWD", "SAS", "CREDENTIAL", "HEADER")
+_PLAIN_NAMES = ("_FILE", "_PATH", "_URI", "_HOST", "_ENDPOINT", "GOOGLE_APPLICATION_CREDENTIALS")
+_WORDS = frozenset({"true", "false", "none", "null"})
 
 
 def redact_urls(text: str) -> str:
@@ -34,6 +38,18 @@ def secrets_in_urls(text: str) -> set[str]:
         found.update(part for part in match["userinfo"].split(":") if part)
     found.update(match["value"] for match in _QUERY_SECRET.finditer(text))
     return found
+
+
+def secrets_of_environment(environment: Mapping[str, str]) -> set[str]:
+    """The values that variables keep secret according to their names, and credentials in addresses."""
+    found: set[str] = set()
+    for name, value in environment.items():
+        upper = name.upper()
+        if any(word in upper for word in _SECRET_NAMES) and not upper.endswith(_PLAIN_NAMES):
+            found.add(value)
+        if "://" in value:
+            found |= secrets_in_urls(value)
+    return {value for value in found if value.lower() not in _WORDS and not value.isdecimal()}
 
 
 class Redactor:

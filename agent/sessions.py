@@ -8,9 +8,11 @@ the cluster's token among it, lives in memory only and is never logged.
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ray_envd.agent.redaction import secrets_of_environment
 from ray_envd.cache.owner import Owner
 
 _GIB = 1024**3
@@ -97,6 +99,11 @@ class Session:
     started: float = field(default_factory=time.time)
     connected: bool = True
     settings: SessionSettings = field(default_factory=SessionSettings)
+
+    @cached_property
+    def secrets(self) -> frozenset[str]:
+        """What of the raylet's environment nobody may read: builds and downloads see it, and may print it."""
+        return frozenset(secrets_of_environment(self.environment) | ({self.token} if self.token else set()))
 
     @property
     def node_prefix(self) -> str:

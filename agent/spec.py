@@ -8,7 +8,7 @@ not refused, because Ray passes them through on purpose.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -56,12 +56,14 @@ class RuntimeEnvSpec:
         fields: those of :data:`INSTALLED_FIELDS` that are set, by name, as they came.
         env_vars: the ``env_vars`` field.
         unknown: fields that nobody knows, in order.
+        secrets: of the session, which its tools see besides the runtime env's own.
     """
 
     serialized: str
     fields: Mapping[str, Any]
     env_vars: Mapping[str, str]
     unknown: tuple[str, ...]
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
     @cached_property
     def digest(self) -> str:
@@ -70,9 +72,9 @@ class RuntimeEnvSpec:
 
     @cached_property
     def redactor(self) -> Redactor:
-        """Masks the values of ``env_vars`` and every credential that the text holds."""
+        """Masks the values of ``env_vars``, every credential that the text holds, and the session's."""
         values = {v for k, v in self.env_vars.items() if k != SETUP_HOOK_VARIABLE}
-        return Redactor(values | secrets_in_urls(self.serialized))
+        return Redactor(values | secrets_in_urls(self.serialized) | self.secrets)
 
     @cached_property
     def redacted(self) -> str:
@@ -88,13 +90,16 @@ def digest_of_serialized(serialized: str) -> str:
     return hashlib.sha256(serialized.encode()).hexdigest()
 
 
-def parse(serialized: str, *, plugins_configured: bool = False) -> RuntimeEnvSpec:
+def parse(
+    serialized: str, *, plugins_configured: bool = False, secrets: frozenset[str] = frozenset()
+) -> RuntimeEnvSpec:
     """Parses a serialized runtime env.
 
     Args:
         serialized: JSON as Ray's driver writes it; the empty text is an empty env.
         plugins_configured: the session has ``RAY_RUNTIME_ENV_PLUGINS`` set, so that a field nobody
             knows may be a plug-in's, which this version does not run.
+        secrets: what else must be masked in all that is told of this env.
 
     Raises:
         InvalidSpecError: not JSON, or a field has the wrong form.
@@ -120,7 +125,7 @@ def parse(serialized: str, *, plugins_configured: bool = False) -> RuntimeEnvSpe
             remedy="unset RAY_RUNTIME_ENV_PLUGINS for this cluster, or run it without ray-envd",
         )
     fields = {name: whole[name] for name in INSTALLED_FIELDS if whole.get(name)}
-    return RuntimeEnvSpec(serialized, fields, env_vars, unknown)
+    return RuntimeEnvSpec(serialized, fields, env_vars, unknown, secrets)
 
 
 def _load(serialized: str) -> dict[str, Any]:

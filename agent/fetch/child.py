@@ -11,7 +11,7 @@ from ray_envd.agent import process
 from ray_envd.agent.errors import DownloadError, EnvError, NetworkError, NeverFitsError, OutOfSpaceError
 from ray_envd.agent.fetch.context import FetchContext, Report
 from ray_envd.agent.fetch.uri import Uri
-from ray_envd.agent.redaction import Redactor
+from ray_envd.agent.redaction import Redactor, secrets_of_environment
 
 #: What of the raylet's environment the program gets: credentials, proxies, certificates, Ray's own
 #: settings. Not LD_LIBRARY_PATH and its like, which would change the daemon's own interpreter.
@@ -40,8 +40,6 @@ _NAMES = frozenset(
         "USER",
     }
 )
-_SECRET_WORDS = ("TOKEN", "SECRET", "KEY", "PASSWORD", "SAS", "CREDENTIAL", "HEADER")
-_PLAIN_ENDINGS = ("_FILE", "_PATH", "_URI", "_HOST", "_ENDPOINT", "GOOGLE_APPLICATION_CREDENTIALS")
 
 _ERRORS: Mapping[str, type[EnvError]] = {
     "permanent": DownloadError,
@@ -126,12 +124,7 @@ def selected(context: FetchContext) -> dict[str, str]:
 
 def redactor(uri: Uri, context: FetchContext, environment: Mapping[str, str]) -> Redactor:
     """Masks what the context masks, and the secrets of this URI and of the credentials' variables."""
-    secrets = {
-        value
-        for name, value in environment.items()
-        if any(word in name.upper() for word in _SECRET_WORDS) and not name.upper().endswith(_PLAIN_ENDINGS)
-    }
-    own = Redactor(secrets | uri.secrets)
+    own = Redactor(secrets_of_environment(environment) | uri.secrets)
     return _Both(own, context.redact)
 
 

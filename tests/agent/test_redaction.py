@@ -2,7 +2,7 @@
 
 import pytest
 
-from ray_envd.agent.redaction import Redactor, redact_urls, secrets_in_urls
+from ray_envd.agent.redaction import Redactor, redact_urls, secrets_in_urls, secrets_of_environment
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,17 @@ def test_each_line_of_a_secret_of_several_lines_is_masked() -> None:
 def test_secrets_of_urls_are_found() -> None:
     """They are masked also where they stand alone."""
     assert secrets_in_urls("https://joe:pa55word@h/?sig=s1gn") == {"joe", "pa55word", "s1gn"}
+
+
+def test_secrets_of_an_environment() -> None:
+    """Variables that are secret by name, and credentials in addresses; not paths, switches and numbers."""
+    environment = {
+        "AWS_SECRET_ACCESS_KEY": "s3cr3t",
+        "RAY_AUTH_TOKEN": "cluster",
+        "RAY_AUTH_TOKEN_PATH": "/home/me/token",
+        "DATABASE": "db://me:hidden@host/x",
+        "USE_TOKEN": "true",
+        "KEY_TIMEOUT": "5000",
+        "HOME": "/home/me",
+    }
+    assert secrets_of_environment(environment) == {"s3cr3t", "cluster", "me", "hidden"}

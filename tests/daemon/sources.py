@@ -18,7 +18,7 @@ def make_zip(path: Path, files: Mapping[str, str | bytes]) -> Path:
 
 
 class FileServer:
-    """Serves files by their names; ``status`` makes every answer that error, a cleared ``gate`` delays GETs."""
+    """Serves files by their names. ``status`` makes each answer that error; a closed ``gate`` delays."""
 
     def __init__(self, certificate: Path | None = None) -> None:
         self.files: dict[str, bytes] = {}

@@ -15,7 +15,7 @@ import pytest
 from daemons import Daemon, serves, stats_of
 from helpers import wait_until
 from processes import alive, clean_environment
-from raylet import MakeRaylet, Raylet
+from raylet import MakeRaylet
 from sources import FileServer, left_over, make_zip
 
 
