@@ -74,7 +74,8 @@ class Daemon:
         self.workshop = Workshop(store, budget, self.metrics, settings.build_parallelism)
         self.references = References.open(store.layout.sessions)
         packages = Packages(resolution_ttl=settings.resolution_ttl, max_bytes=settings.archive_max_bytes)
-        environments = Environments(store, Interpreters(), resolution_ttl=settings.resolution_ttl)
+        interpreters = Interpreters(lambda owner: store.user_dir(owner).interpreters)
+        environments = Environments(store, interpreters, resolution_ttl=settings.resolution_ttl)
         installers = registry(packages, self._trees, environments)
         self.manager = Manager(
             self.workshop,

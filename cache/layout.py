@@ -15,6 +15,7 @@
           staging/                 unfinished files; emptied at start
           trash/                   what is being deleted; emptied at start
           logs/                    logs of tools
+          interpreters-v1/         what was found out of the user's interpreters
           uv-cache/                uv's own cache, on the objects' file system so that files can be linked
 
 Buckets carry versions. A new layout takes a new number and needs no migration: buckets of other versions are
@@ -35,7 +36,11 @@ from ray_envd.cache.owner import Owner, acting_as
 _BUCKETS = frozenset({"catalog-v1", "markers-v1", "sessions-v1"})
 _ANY_BUCKET = re.compile(r"(catalog|markers|sessions)-v\d+")
 _OBJECTS = "objects-v1"
-_ANY_OBJECTS = re.compile(r"objects-v\d+")
+_INTERPRETERS = "interpreters-v1"
+#: In the order of UserDirs.
+_USER_FOLDERS = (_OBJECTS, "staging", "trash", "logs", _INTERPRETERS, "uv-cache")
+_USER_BUCKETS = frozenset({_OBJECTS, _INTERPRETERS})
+_ANY_USER_BUCKET = re.compile(r"(objects|interpreters)-v\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ class UserDirs:
         staging: unfinished files; the daemon empties it when it starts.
         trash: what is being deleted.
         logs: logs of tools.
+        interpreters: what is known of his interpreters.
         uv_cache: uv's cache.
     """
 
@@ -56,19 +62,20 @@ class UserDirs:
     staging: Path
     trash: Path
     logs: Path
+    interpreters: Path
     uv_cache: Path
 
     @classmethod
     def under(cls, root: Path) -> "UserDirs":
         """The folders below ``users/<uid>``; none need exist."""
-        return cls(root, root / _OBJECTS, root / "staging", root / "trash", root / "logs", root / "uv-cache")
+        return cls(root, *(root / name for name in _USER_FOLDERS))
 
     def unknown_buckets(self) -> list[Path]:
-        """Objects of other layouts; call as the owner."""
+        """His buckets of other layouts; call as the owner."""
         return [
             self.root / name
             for name in os.listdir(self.root)  # noqa: PTH208 - names are enough
-            if _ANY_OBJECTS.fullmatch(name) and name != _OBJECTS
+            if _ANY_USER_BUCKET.fullmatch(name) and name not in _USER_BUCKETS
         ]
 
 
@@ -151,8 +158,8 @@ class Layout:
             # New, or the daemon died between the two calls.
             os.chown(dirs.root, owner.uid, owner.gid, follow_symlinks=False)
         with acting_as(owner):
-            for folder in (dirs.objects, dirs.staging, dirs.trash, dirs.logs, dirs.uv_cache):
-                folder.mkdir(mode=0o700, exist_ok=True)
+            for name in _USER_FOLDERS:
+                (dirs.root / name).mkdir(mode=0o700, exist_ok=True)
         return dirs
 
     def owner(self, uid: int) -> Owner:

@@ -3,8 +3,9 @@
 import asyncio
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 
 from ray_envd.agent import process
 from ray_envd.agent.errors import ToolMissingError, UnsupportedError
+from ray_envd.agent.python.remembered import Remembered
 from ray_envd.cache.owner import Owner, acting_as
 
+_log = logging.getLogger(__name__)
 _SCRIPT = Path(__file__).with_name("probe_script.py")
 _PREFIX = "ray-envd-probe:"
 _OLDEST = (3, 9)
@@ -21,7 +24,10 @@ _OLDEST = (3, 9)
 _VARIABLES = ("HOME", "PYTHONHOME", "PYTHONNOUSERSITE", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUSERBASE")
 
 
-Stamp = tuple[int, int, int]
+#: Inode, size, and the times of the last modification and change in nanoseconds.
+Stamp = tuple[int, int, int, int]
+#: Executable, uid, flags, then the values of _VARIABLES: what decides a probe's findings.
+_Key = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ class Interpreter:
     distributions: tuple[Distribution, ...]
     ray_version: str | None
     ray_path: str | None
-    #: Inode, size and modification time of each file and folder whose change may change any of the above.
+    #: Of each file and folder whose change may change any of the above.
     stamps: Mapping[str, "Stamp | None"] = field(repr=False)
 
     @property
@@ -100,11 +106,20 @@ class Interpreter:
 
 
 class Interpreters:
-    """Probes interpreters, and remembers each one for as long as nothing it can import has changed."""
+    """Probes interpreters, and remembers each one for as long as nothing it can import has changed.
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[object, ...], Interpreter] = {}
-        self._locks: dict[tuple[object, ...], asyncio.Lock] = {}
+    In memory, and on disk for the daemon that comes next.
+    """
+
+    def __init__(self, folder_of: Callable[[Owner], Path] | None = None) -> None:
+        """A memory.
+
+        Args:
+            folder_of: makes and names the folder where an owner's are kept, blocking; None keeps none.
+        """
+        self._folder_of = folder_of
+        self._known: dict[_Key, Interpreter] = {}
+        self._locks: dict[_Key, asyncio.Lock] = {}
 
     async def probe(
         self,
@@ -116,8 +131,8 @@ class Interpreters:
     ) -> Interpreter:
         """The interpreter at this absolute path as it is now; some 0.2 ms where nothing has changed.
 
-        A change is noticed by the modification times of its binary, its pyvenv.cfg, its site folders
-        and the folders on its path: what every installer touches.
+        A change is noticed by the inodes and times of its binary, its pyvenv.cfg, its site folders and the
+        folders on its path: what every installer touches.
 
         Args:
             executable: absolute path.
@@ -135,9 +150,45 @@ class Interpreters:
             known = self._known.get(key)
             if known is not None and await asyncio.to_thread(_is_current, known, owner):
                 return known
-            interpreter = await _probe(executable, owner, environment, flags)
+            interpreter = await asyncio.to_thread(self._recall, key, executable, owner)
+            if interpreter is None:
+                facts = await _probe(executable, owner, environment, flags)
+                interpreter = _read(executable, facts)
+                await asyncio.to_thread(self._keep, key, facts, owner)
             self._known[key] = interpreter
             return interpreter
+
+    def _recall(self, key: _Key, executable: str, owner: Owner) -> Interpreter | None:
+        """What an earlier daemon found, if it is still so."""
+        if self._folder_of is None:
+            return None
+        remembered = Remembered(self._folder_of(owner))
+        with acting_as(owner):
+            facts = remembered.get(_lasting(key))
+        if facts is None:
+            return None
+        try:
+            interpreter = _read(executable, facts)
+            return interpreter if _is_current(interpreter, owner) else None
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, UnsupportedError):
+            return None  # not what a probe writes: somebody's own doing
+
+    def _keep(self, key: _Key, facts: Mapping[str, Any], owner: Owner) -> None:
+        if self._folder_of is None:
+            return
+        try:
+            remembered = Remembered(self._folder_of(owner))
+            with acting_as(owner):
+                remembered.put(_lasting(key), facts)
+        except OSError as error:
+            _log.warning("what was found of an interpreter is not kept: %s", error)
+
+
+def _lasting(key: _Key) -> list[object]:
+    """A key that also tells daemons and kernels apart: their versions decide what a probe says."""
+    system = os.uname()
+    script = hashlib.sha256(_SCRIPT.read_bytes()).hexdigest()
+    return [script, *key, system.release, system.version, system.machine]
 
 
 def _is_current(interpreter: Interpreter, owner: Owner) -> bool:
@@ -150,12 +201,12 @@ def _stamp(path: str) -> Stamp | None:
         status = os.stat(path)  # noqa: PTH116 - runs for every request: pathlib doubles its cost
     except OSError:
         return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 async def _probe(
     executable: str, owner: Owner, environment: Mapping[str, str], flags: tuple[str, ...]
-) -> Interpreter:
+) -> dict[str, Any]:
     source = await asyncio.to_thread(_SCRIPT.read_text)
     completed = await process.run([executable, *flags, "-c", source], env=environment, cwd="/", owner=owner)
     found = [line for line in completed.lines if line.startswith(_PREFIX)]
@@ -165,7 +216,8 @@ async def _probe(
             remedy="check the raylet's interpreter with `ray-envd doctor`",
             output=completed.tail(),
         )
-    return _read(executable, json.loads(found[-1].removeprefix(_PREFIX)))
+    facts: dict[str, Any] = json.loads(found[-1].removeprefix(_PREFIX))
+    return facts
 
 
 def _read(executable: str, facts: dict[str, Any]) -> Interpreter:

@@ -90,7 +90,8 @@ def _stamps(paths: list[str]) -> dict[str, list[int] | None]:
         except OSError:
             stamps[path] = None
         else:
-            stamps[path] = [status.st_ino, status.st_size, status.st_mtime_ns]
+            # The time of change too, which nobody can set: images may give all files one date.
+            stamps[path] = [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     return stamps
 
 

@@ -9,6 +9,7 @@ from ray_envd.agent.process import Completed
 from ray_envd.agent.python.tool_errors import classify
 from ray_envd.agent.python.tools import Work
 
+_CERTIFICATES = ("UV_SYSTEM_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _DOWNLOADING = re.compile(r"^\s*Downloading (?P<what>\S+)(?: \((?P<number>[\d.]+)(?P<unit>[KMG]?i?B)\))?")
 _DOWNLOADED = re.compile(r"^\s*Downloaded (?P<what>\S+)")
@@ -27,8 +28,10 @@ def environment(work: Work, variables: Mapping[str, str], *, offline: bool = Fal
     kept = {name: value for name, value in work.environment.items() if not name.startswith("UV_")}
     kept.pop("VIRTUAL_ENV", None)
     kept.update(variables)
-    if offline:  # reading the system's certificates takes uv 4 ms
-        kept.pop("UV_SYSTEM_CERTS", None)
+    if offline:
+        # Reading certificates takes uv 7 ms. A build that needs them itself fails and is done again online.
+        for name in _CERTIFICATES:
+            kept.pop(name, None)
     kept.update(UV_CACHE_DIR=str(work.tools.cache_dir), UV_PYTHON_DOWNLOADS="never", NO_COLOR="1")
     if work.tools.link_mode is not None:
         kept["UV_LINK_MODE"] = work.tools.link_mode

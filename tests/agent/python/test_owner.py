@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from package_world import UV, Kit, clean_environment, make_wheel, run_python
 
+from ray_envd.agent.python.interpreter import Interpreters
 from ray_envd.agent.python.tools import Toolbox
 from ray_envd.cache.owner import Owner
 
@@ -57,3 +58,18 @@ async def test_what_he_may_not_read_is_not_read_for_him(theirs: Kit) -> None:
     secret.chmod(0o600)
     with pytest.raises(Exception, match="cannot be read"):
         await theirs.request(theirs.pip(f"-r {secret}"))
+
+
+async def test_what_is_remembered_of_his_interpreter_is_his(theirs: Kit) -> None:
+    """It is written as him, and read only if he may read it."""
+    folder = theirs.root / "interpreters"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, theirs.owner.uid, theirs.owner.gid)
+    theirs.interpreters = Interpreters(lambda _owner: folder)
+    await theirs.interpreter()
+    (file,) = folder.iterdir()
+    assert (file.stat().st_uid, file.stat().st_mode & 0o777) == (theirs.owner.uid, 0o600)
+    os.chown(file, 0, 0)
+    theirs.interpreters = Interpreters(lambda _owner: folder)
+    await theirs.interpreter()
+    assert file.stat().st_uid == theirs.owner.uid
