@@ -19,6 +19,7 @@ from ray_envd.cache.store import uv_cache_bytes
 
 _log = logging.getLogger(__name__)
 _INTERVAL = 60.0  # seconds between looks when nothing happens
+_MEASURE_INTERVAL = 30.0  # seconds between walks over uv's caches, which may hold very many files
 _CALM = 0.5  # seconds to let a burst of events pass
 
 
@@ -29,6 +30,7 @@ class Collector:
         self._workshop, self._references, self._limits = workshop, references, limits
         self._poked = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
+        self._measured = -_MEASURE_INTERVAL
         self.uv_cache_bytes = 0
 
     def poke(self) -> None:
@@ -50,7 +52,8 @@ class Collector:
 
     async def _look(self) -> None:
         await self._workshop.thread(self._workshop.store.flush)
-        self.uv_cache_bytes = await self._measure_uv()
+        if time.monotonic() - self._measured > _MEASURE_INTERVAL:
+            self.uv_cache_bytes = await self._measure_uv()
         metrics, store = self._workshop.metrics, self._workshop.store
         metrics.objects.set(len(store.entries()))
         metrics.stored_bytes.set(store.stored_bytes())
@@ -97,6 +100,7 @@ class Collector:
     async def _measure_uv(self) -> int:
         owners = await self._workshop.thread(self._owners)
         measured = [await self._workshop.thread(uv_cache_bytes, self._workshop.store, o) for o in owners]
+        self._measured = time.monotonic()
         return sum(measured)
 
     async def _prune_uv(self) -> None:
