@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import shutil
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rays import RayNode
 
 ENVIRONMENT = {"RAY_RUNTIME_ENV_LOG_TO_DRIVER_ENABLED": "1", "ENVD_NODE_SAYS": "hello"}
 
+EXTRA_LOG = "envd-extra.log"
 VERSION = "import envd_sample; answer = envd_sample.__version__"
 WHERE = "import os, sys; answer = [sys.executable, sys.prefix, os.environ.get('VIRTUAL_ENV')]"
 CHILD = """
@@ -44,11 +46,21 @@ def slow_sdist(workspace: Path) -> Path:
     return folder
 
 
+def _zips(root: Path) -> tuple[Path, Path]:
+    """A working folder and a module as archives, each with a top folder as Ray wants them."""
+    (root / "work").mkdir(parents=True)
+    (root / "work" / "data.txt").write_text("from a zip")
+    (root / "top" / "zipped").mkdir(parents=True)
+    (root / "top" / "zipped" / "__init__.py").write_text("NAME = 'zipped'\n")
+    made = [shutil.make_archive(str(root / f"{top}-made"), "zip", root, top) for top in ("work", "top")]
+    return Path(made[0]), Path(made[1])
+
+
 @pytest.fixture(scope="module")
 def asks(wheels: Path, workspace: Path, module_node: RayNode) -> dict[str, dict[str, Any]]:
     """What the one driver asks, by name."""
     links = [f"--find-links {wheels}", "--no-index"]
-    log = workspace / f"extra-{module_node.mark}.log"
+    zips = _zips(workspace / f"zips-{module_node.mark}")
     sees = {"env_vars": {"ENVD_A": "1", "ENVD_PATH": "/first:${PATH}", "ENVD_NODE": "${ENVD_NODE_SAYS}!"}}
     environ = "import os; answer = [os.environ[n] for n in ('ENVD_A', 'ENVD_PATH', 'ENVD_NODE', 'PATH')]"
     pip_2 = {"packages": ["envd-sample==2.0"], "pip_check": True, "pip_install_options": offline(wheels)}
@@ -82,7 +94,13 @@ def asks(wheels: Path, workspace: Path, module_node: RayNode) -> dict[str, dict[
         "py_executable": task(
             "import sys; answer = sys.flags.utf8_mode", {"py_executable": f"{module_node.python} -X utf8=1"}
         ),
-        "log_files": task("answer = 1", {"env_vars": {"ENVD_C": "1"}, "config": {"log_files": [str(log)]}}),
+        "log_files": task(
+            VERSION, {"pip": [*links, "envd-sample", "envd-client"], "config": {"log_files": [EXTRA_LOG]}}
+        ),
+        "zips": task(
+            "import os, zipped; answer = [zipped.NAME, open('data.txt').read(), os.getcwd()]",
+            {"working_dir": f"file://{zips[0]}", "py_modules": [f"file://{zips[1]}"]},
+        ),
         "no_time_out": task(
             VERSION, {"pip": [*links, "envd-sample==1.0"], "config": {"setup_timeout_seconds": -1}}
         ),
@@ -159,9 +177,22 @@ def test_py_executable_starts_the_worker(node: RayNode, answers: dict[str, Any])
     assert value(answers, "py_executable") == 1
 
 
-def test_log_files_is_accepted_and_lazy_actors_start(node: RayNode, answers: dict[str, Any]) -> None:
-    """config.log_files and eager_install=False do not stand in the way."""
-    assert [value(answers, name) for name in ("log_files", "lazy_actor")] == [1, 1]
+def test_log_files_get_the_set_up_lines_too(node: RayNode, answers: dict[str, Any]) -> None:
+    """config.log_files names more files in the session's log folder."""
+    assert value(answers, "log_files") == "1.0"
+    assert (node.session / "logs" / EXTRA_LOG).read_text()
+
+
+def test_an_actor_without_eager_install_starts(node: RayNode, answers: dict[str, Any]) -> None:
+    """eager_install=False only means later."""
+    assert value(answers, "lazy_actor") == 1
+
+
+def test_archives_of_a_single_task(node: RayNode, answers: dict[str, Any]) -> None:
+    """A task's own working_dir and py_modules may be zip files; what is inside their top folder counts."""
+    name, data, place = value(answers, "zips")
+    assert (name, data) == ("zipped", "from a zip")
+    assert Path(place).is_relative_to(node.session / "runtime_resources" / "working_dir_files")
 
 
 def test_job_level_environment(node: RayNode, workspace: Path, wheels: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from asking import STOCK, VERSIONS, ask, task
-from processes import alive, kill, wait_until
+from processes import alive, end_marked, kill, wait_until
 from rays import ROOT, RayNode, install_ray, link_pids
 
 from ray_envd.agent.attach import attach, detach, status
@@ -63,4 +63,5 @@ def test_raylet_that_is_killed_takes_a_waiting_link_along(
     (link,) = link_pids(node)
     kill([node.raylet_pid()])
     wait_until(lambda: not alive(link), 5, "the end of the link")
+    end_marked(node.mark)  # `ray start` takes its time over a raylet that it has lost
     detach(python)
