@@ -38,6 +38,7 @@ _UNCOUNTED_SOURCES = frozenset({"client_server"})
 #: Seconds for which a failure that may pass is remembered: long enough to spare a retry storm.
 _TRANSIENT_TTL = 5.0
 _MOST_FAILURES = 1000
+_MOST_TOLD = 10_000  # (job, env) pairs of a session that are known to have been told of a reuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,8 @@ class Manager:
         self.metrics.acquires.labels("hit").inc()
         told = self._told[session.id]
         if (ask.job_id, digest) not in told:
+            if len(told) >= _MOST_TOLD:
+                told.clear()
             told.add((ask.job_id, digest))
             self._tell_reuse(session, ask)
         return env.context

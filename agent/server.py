@@ -180,9 +180,9 @@ class Daemon:
         self.metrics.sessions.set(len(self.links.sessions))
 
     async def _end_when_idle(self, seconds: float) -> None:
-        """A daemon that a link started ends when no raylet has been attached for so long."""
+        """A daemon that a link started ends when nobody has been attached or has held anything for so long."""
         while True:
-            if self.links.sessions or self.manager.busy:
+            if self.links.sessions or self.manager.busy or self.references.total():
                 self._idle_since = time.monotonic()
             left = self._idle_since + seconds - time.monotonic()
             if left <= 0:
