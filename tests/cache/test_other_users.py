@@ -3,11 +3,15 @@
 import contextlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shelf import below, du, key, kill, let_pass, never, put
 
+from ray_envd.cache import recovery
+from ray_envd.cache import store as store_module
 from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.store import Store, uv_cache_bytes
 
@@ -45,6 +49,38 @@ def test_a_users_objects_are_his_and_nobody_elses(store: Store, nobody: Owner, p
     with acting_as(Owner(65533, 65533)), pytest.raises(PermissionError):
         list(entry.path.iterdir())
     assert store.owners() == [(nobody.uid, nobody.gid)]
+
+
+def test_all_work_on_a_users_files_is_done_as_that_user(
+    store: Store, root: Path, nobody: Owner, passable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel then checks every path as it would for him, races included."""
+    seen: dict[str, set[int]] = {}
+    for module in (store_module, recovery):
+        for name in ("settle", "exclusive_bytes", "tree_bytes", "to_trash", "remove_tree", "clear"):
+            original = getattr(module, name, None)
+            if original is not None:
+                monkeypatch.setattr(module, name, _spy(name, original, seen))
+    store.abandon(store.begin(key("a", owner=nobody), nobody))
+    store.evict(put(store, "b", owner=nobody).key, never)
+    uv_cache_bytes(store, nobody)
+    store.begin(key("c", owner=nobody), nobody)
+    kill(store)
+    again = Store.open(root)
+    again.sweep()
+    again.close()
+    names = {"settle", "exclusive_bytes", "tree_bytes", "to_trash", "remove_tree", "clear"}
+    assert seen == {name: {nobody.uid} for name in names}
+
+
+def _spy(name: str, original: Callable[..., Any], seen: dict[str, set[int]]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        status = Path("/proc/thread-self/status").read_text()
+        uids = next(line for line in status.splitlines() if line.startswith("Uid:")).split()
+        seen.setdefault(name, set()).add(int(uids[4]))  # real, effective, saved, file system
+        return original(*args)
+
+    return call
 
 
 def test_the_same_digest_of_two_users_is_two_objects(store: Store, nobody: Owner, passable: Path) -> None:

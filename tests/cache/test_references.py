@@ -190,6 +190,24 @@ def test_half_written_files_of_a_killed_daemon_are_cleared(references: Reference
     assert again.count("s", ENV) == 1
 
 
+def test_a_binding_that_cannot_be_written_changes_nothing(
+    references: References, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an env stands on is replaced whole or not at all."""
+    references.acquire("s", ENV)
+    before = references.envs("s")
+
+    def fail(_path: Path, _target: Path) -> None:
+        raise OSError(28, "no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        with pytest.raises(OSError, match="space"):
+            references.bind("s", ENV, [key("z")], {})
+    assert references.envs("s") == before
+    assert References.open(folder).envs("s") == before
+
+
 def test_a_slot_whose_digest_was_cut_off_counts_nothing(tmp_path: Path) -> None:
     """A kill between digest and count leaves a slot that is free again."""
     counts = Counts(tmp_path / "counts")

@@ -1,9 +1,12 @@
 import os
+import threading
 from pathlib import Path
 
 import pytest
 from shelf import below, du, let_pass
 
+from ray_envd.cache import removal
+from ray_envd.cache.durable import sync_file
 from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.removal import clear, remove_tree, to_trash
 from ray_envd.cache.sizes import exclusive_bytes, tree_bytes
@@ -36,6 +39,25 @@ def test_a_link_is_removed_and_what_it_points_to_stays(tmp_path: Path) -> None:
     remove_tree(tmp_path / "place")
     assert (outside / "precious").read_text() == "x"
     assert below(tmp_path) == ["outside", "outside/precious"]
+
+
+def test_a_folder_that_becomes_a_link_under_the_walk_is_not_followed(tmp_path: Path) -> None:
+    """Between looking at a name and opening it, somebody may put a link there."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "outside")
+    parent = os.open(tmp_path, os.O_PATH)
+    with pytest.raises(NotADirectoryError):
+        removal._open_folder(parent, "link")
+    os.close(parent)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """Making a file durable returns at once, also if somebody puts a pipe there at the last moment."""
+    os.mkfifo(tmp_path / "pipe")
+    syncing = threading.Thread(target=sync_file, args=(tmp_path / "pipe",), daemon=True)
+    syncing.start()
+    syncing.join(10)
+    assert not syncing.is_alive()
 
 
 def test_files_that_are_linked_elsewhere_are_not_counted(tmp_path: Path) -> None:
@@ -88,8 +110,9 @@ def test_any_depth_of_nesting_goes(tmp_path: Path) -> None:
         inner = os.open("d", os.O_RDONLY, dir_fd=descriptor)
         os.close(descriptor)
         descriptor = inner
+    os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor))
     os.close(descriptor)
-    assert remove_tree(tree) > 0
+    remove_tree(tree)
     assert not tree.exists()
 
 

@@ -2,6 +2,8 @@ import os
 import stat
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -259,6 +261,56 @@ def test_links_last_as_long_as_their_object(store: Store, root: Path) -> None:
     assert again.linked(request) is None
     with pytest.raises(NotFoundError):
         again.link(request, key("b"), None)
+    again.close()
+
+
+def test_a_link_that_moved_on_does_not_go_with_its_first_object(store: Store) -> None:
+    """A request that now leads to another object keeps doing so when the first one is evicted."""
+    put(store, "a")
+    put(store, "b")
+    store.link(digest_of("request"), key("a"), None)
+    store.link(digest_of("request"), key("b"), None)
+    store.evict(key("a"), never)
+    link = store.linked(digest_of("request"))
+    assert link is not None
+    assert link.key == key("b")
+
+
+def test_pins_and_unpins_at_once_leave_memory_and_disk_agreed(store: Store, root: Path) -> None:
+    """Whoever comes last decides for both."""
+    put(store, "a")
+    start = threading.Barrier(2)
+
+    def change(method: Callable[[ObjectKey], None]) -> None:
+        start.wait(10)
+        for _ in range(40):
+            method(key("a"))
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(change, (store.pin, store.unpin)))
+    found = store.get(key("a"))
+    assert found is not None
+    assert store._markers.read(key("a")).pinned == found.pinned
+    assert not store.is_held(key("a"))
+
+
+def test_a_pin_that_cannot_be_written_changes_nothing(
+    store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old marker stays whole until the new one is on disk."""
+    before = put(store, "a")
+
+    def fail(_descriptor: int) -> None:
+        raise OSError(28, "no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="space"):
+            store.pin(key("a"))
+    assert store.get(key("a")) == before
+    kill(store)
+    again = Store.open(root)
+    assert [entry.pinned for entry in again.entries()] == [False]
     again.close()
 
 
