@@ -1,11 +1,9 @@
 """A node for tests of the link: an attached Ray's folder, a session's folder, and the processes in them."""
 
-import contextlib
 import json
 import os
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +11,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+
+from processes import end_marked
 
 from ray_envd.agent import link
 
@@ -175,10 +175,8 @@ class Node:
                 process.stdout.close()
             if process.stderr is not None:
                 process.stderr.close()
-        # What a link started is not our child; it is known by what it wrote of itself.
-        for facts in self.found("daemon-*.json"):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(facts["pid"], signal.SIGKILL)
+        # What a link started is not our child; its environment names the folder.
+        end_marked(str(self.folder))
 
 
 def get(port: int) -> str:
