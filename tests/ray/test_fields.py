@@ -94,9 +94,6 @@ def asks(wheels: Path, workspace: Path, module_node: RayNode) -> dict[str, dict[
         "py_executable": task(
             "import sys; answer = sys.flags.utf8_mode", {"py_executable": f"{module_node.python} -X utf8=1"}
         ),
-        "log_files": task(
-            VERSION, {"pip": [*links, "envd-sample", "envd-client"], "config": {"log_files": [EXTRA_LOG]}}
-        ),
         "zips": task(
             "import os, zipped; answer = [zipped.NAME, open('data.txt').read(), os.getcwd()]",
             {"working_dir": f"file://{zips[0]}", "py_modules": [f"file://{zips[1]}"]},
@@ -175,12 +172,6 @@ def test_ray_and_its_dependencies_stay_importable(
 def test_py_executable_starts_the_worker(node: RayNode, answers: dict[str, Any]) -> None:
     """The worker runs by the command given, with its flags."""
     assert value(answers, "py_executable") == 1
-
-
-def test_log_files_get_the_set_up_lines_too(node: RayNode, answers: dict[str, Any]) -> None:
-    """config.log_files names more files in the session's log folder."""
-    assert value(answers, "log_files") == "1.0"
-    assert (node.session / "logs" / EXTRA_LOG).read_text()
 
 
 def test_an_actor_without_eager_install_starts(node: RayNode, answers: dict[str, Any]) -> None:
@@ -313,10 +304,16 @@ def test_set_up_lines_reach_the_driver(node: RayNode, workspace: Path) -> None:
 
 
 def test_eager_install_prepares_before_the_first_task(node: RayNode, workspace: Path) -> None:
-    """With eager_install (the default) a job's environment is made although no task asks for it."""
+    """With eager_install (the default) a job's environment is made although no task asks for it.
+
+    What is done for it stands in the job's log, and in each file of config.log_files beside that.
+    """
     folder = workspace / "eager"
     make_wheel(folder, "envd-eager", "1.0")
-    env = {"pip": [f"--find-links {folder}", "--no-index", "envd-eager==1.0"]}
+    env = {
+        "pip": [f"--find-links {folder}", "--no-index", "envd-eager==1.0"],
+        "config": {"log_files": [EXTRA_LOG]},
+    }
     logs = node.session / "logs"
 
     def told() -> bool:
@@ -325,6 +322,7 @@ def test_eager_install_prepares_before_the_first_task(node: RayNode, workspace: 
     process = node.spawn(["-c", _CONNECT, json.dumps(env)])
     try:
         wait_until(told, 30, "the set-up of an environment that no task needs", every=0.2)
+        assert "envd-eager" in (logs / EXTRA_LOG).read_text()
     finally:
         process.kill()
         process.communicate()
