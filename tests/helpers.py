@@ -1,4 +1,4 @@
-"""Helpers for any test: waiting for a condition, tiny wheels. Processes: ``tools/processes.py``, ``daemons.py``, ``rays.py``."""
+"""Helpers for any test: waiting for a condition, tiny wheels. Processes are in the modules of ``tools/``."""
 
 import base64
 import hashlib
