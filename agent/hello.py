@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import struct
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ PROTOCOL = 1
 _LENGTH = struct.Struct(">I")
 _MOST_BYTES = 4 * 1024**2  # an environment is limited to 128 KiB a string; this is generous
 _PATIENCE = 5.0  # seconds for a link to finish its sentence
+_SESSION = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _UCRED = struct.Struct("3i")
 
 
@@ -98,17 +100,27 @@ def _listener(descriptors: list[int]) -> socket.socket:
 
 
 def session_of(hello: Hello) -> Session:
-    """The session that a hello describes. Only the owner is not the link's own word."""
-    facts = hello.facts
+    """The session that a hello describes. Only the owner is not the link's own word.
+
+    Raises:
+        HelloError: what it says makes no session.
+    """
+    try:
+        return _session(hello.facts, hello.owner)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise HelloError(f"malformed hello: {error}") from error
+
+
+def _session(facts: dict[str, Any], owner: Owner) -> Session:
     logging = facts.get("logging") or {}
     return Session(
         # The uid keeps one user from speaking for another's session.
-        id=f"{hello.owner.uid}-{facts['session']}",
-        owner=hello.owner,
+        id=f"{owner.uid}-{_name(facts['session'])}",
+        owner=owner,
         python=str(facts["python"]),
         environment={str(k): str(v) for k, v in facts["environment"].items()},
-        runtime_env_dir=Path(facts["runtime_env_dir"]),
-        log_dir=Path(facts["log_dir"]) if facts.get("log_dir") else None,
+        runtime_env_dir=_folder(facts["runtime_env_dir"]),
+        log_dir=_folder(facts["log_dir"]) if facts.get("log_dir") else None,
         session_dir=str(facts.get("session_dir") or ""),
         gcs_address=str(facts.get("gcs_address") or ""),
         node_ip=str(facts.get("node_ip") or ""),
@@ -121,3 +133,16 @@ def session_of(hello: Hello) -> Session:
         rotate_count=int(logging.get("rotate_backup_count") or Session.rotate_count),
         settings=SessionSettings.of(facts["environment"]),
     )
+
+
+def _name(session: object) -> str:
+    if not isinstance(session, str) or _SESSION.fullmatch(session) is None:
+        raise ValueError("it names no session")
+    return session
+
+
+def _folder(path: str) -> Path:
+    folder = Path(path)
+    if not folder.is_absolute() or "\0" in path:
+        raise ValueError("a folder in it is no absolute path")
+    return folder

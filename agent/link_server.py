@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from ray_envd.agent.http import HttpServer
 from ray_envd.agent.manager import Manager
 from ray_envd.agent.raylet_http import RayletFace
 from ray_envd.agent.sessions import Session, raylet_is_gone
-from ray_envd.cache.owner import Owner
 
 _log = logging.getLogger(__name__)
 #: Seconds that a recorded session has to say hello again if its raylet cannot be seen (another pid
@@ -40,6 +40,8 @@ class LinkServer:
         self._path, self._manager, self._max_body = path, manager, max_body
         self._serves_everybody = serves_everybody
         self._on_change = on_change
+        # Their own threads: peers that connect and say nothing must not hold up anybody's work.
+        self._listeners = ThreadPoolExecutor(max_workers=64, thread_name_prefix="hello")
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -64,28 +66,24 @@ class LinkServer:
 
     async def _serve(self, connection: socket.socket) -> None:
         try:
-            hello = await asyncio.to_thread(receive, connection)
+            loop = asyncio.get_running_loop()
+            hello = await loop.run_in_executor(self._listeners, receive, connection)
+            try:
+                session = self._admitted(hello)
+            except HelloError:
+                hello.listener.close()
+                raise
+            await self._attached(session, hello, connection)
         except HelloError as error:
             _log.warning("a link was refused: %s", error)
             await self._answer(connection, {"ok": False, "error": str(error), "fallback": True})
-            connection.close()
-            return
-        session = session_of(hello)
-        refusal = self._refusal(hello.owner)
-        if refusal:
-            hello.listener.close()
-            await self._answer(connection, {"ok": False, "error": refusal, "fallback": True})
-            connection.close()
-            return
-        try:
-            await self._attached(session, hello, connection)
         finally:
             connection.close()
 
-    def _refusal(self, owner: Owner) -> str | None:
-        if not self._serves_everybody and not owner.is_current:
-            return "this daemon serves its own user only; run it as root to serve every user"
-        return None
+    def _admitted(self, hello: Hello) -> Session:
+        if not self._serves_everybody and not hello.owner.is_current:
+            raise HelloError("this daemon serves its own user only; run it as root to serve every user")
+        return session_of(hello)
 
     async def _attached(self, session: Session, hello: Hello, connection: socket.socket) -> None:
         await self._replace(session.id)
@@ -160,3 +158,4 @@ class LinkServer:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._listeners.shutdown(wait=False, cancel_futures=True)
