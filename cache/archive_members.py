@@ -242,7 +242,8 @@ class _Tar:
         return None if self._file_at_top or len(self._tops) != 1 else next(iter(self._tops))
 
     def members(self) -> Iterator[Member]:
-        with tarfile.TarFile(fileobj=self._stream, mode="r") as archive:
+        # TarFile declares more of a file than reading uses (write, close).
+        with tarfile.TarFile(fileobj=self._stream, mode="r") as archive:  # type: ignore[arg-type]
             while (info := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # a million of them would fill the memory
                 yield self._member(archive, info)
