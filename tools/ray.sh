@@ -8,7 +8,7 @@ target=${2:-.work/ray-$version}
 lock=tests/ray/locks/ray-$version.lock
 uv=$PWD/.venv/bin/uv
 mkdir -p .work
-exec 9>".work/$(basename "$target").lock"
+exec 9>".work/ray-$version.lock"
 flock 9
 # Somebody else may have made it while we waited.
 [ "$target/.ready" -nt "$lock" ] && [ "$target/.ready" -nt tools/ray.sh ] && exit 0
@@ -35,7 +35,6 @@ else
     fi
     # Only "no wheel for this Python" is worth another Python.
     grep -qi "wheel" "$target/error" || { cat "$target/error" >&2; exit 1; }
-    cp "$target/error" ".work/$(basename "$target").error"
   done
   [ ! -e "$target/error" ] || { cat "$target/error" >&2; exit 1; }
 fi
