@@ -6,10 +6,10 @@ and the index is out of reach, what was resolved before still serves.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from ray_envd.agent.python.versions import wants_other_uv, with_uv_version
 from ray_envd.agent.workshop import Bench, Report
 from ray_envd.cache.keys import ObjectKey, digest_of, file_digest
 from ray_envd.cache.owner import Owner, acting_as
+from ray_envd.cache.removal import remove_tree
 from ray_envd.cache.store import Build, Entry, Store
 
 #: Reserved while an environment is built: most are a few packages; what is more is seen when it is there.
@@ -180,8 +181,8 @@ def _make_workdir(store: Store, owner: Owner) -> Path:
 
 
 def _remove(folder: Path, owner: Owner) -> None:
-    with acting_as(owner):
-        shutil.rmtree(folder, ignore_errors=True)
+    with acting_as(owner), contextlib.suppress(OSError):
+        remove_tree(folder)
 
 
 def _digests(paths: Sequence[Path], owner: Owner) -> dict[Path, str]:

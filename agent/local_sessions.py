@@ -1,6 +1,7 @@
 """Sessions of callers that are no raylet: the command line, a benchmark, a raylet of Ray 2.6 over gRPC."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import shutil
@@ -12,6 +13,7 @@ from ray_envd.agent.errors import InvalidSpecError
 from ray_envd.agent.manager import Manager
 from ray_envd.agent.sessions import Session, SessionSettings
 from ray_envd.cache.owner import Owner, acting_as
+from ray_envd.cache.removal import remove_tree
 from ray_envd.cache.store import Store
 
 #: Of the daemon itself: callers of the old gRPC protocol say no hello and never end.
@@ -78,5 +80,5 @@ def _folder(store: Store, owner: Owner, session_id: str) -> Path:
 
 
 def _remove(folder: Path, owner: Owner) -> None:
-    with acting_as(owner):
-        shutil.rmtree(folder, ignore_errors=True)
+    with acting_as(owner), contextlib.suppress(OSError):
+        remove_tree(folder)

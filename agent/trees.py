@@ -7,11 +7,11 @@ the session's own limit for the field is passed (``RAY_RUNTIME_ENV_<FIELD>_CACHE
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +26,7 @@ from ray_envd.agent.workshop import Report
 from ray_envd.cache.archive import ArchiveLimits, unpack
 from ray_envd.cache.errors import UnsafeArchiveError
 from ray_envd.cache.owner import Owner, acting_as
+from ray_envd.cache.removal import remove_tree
 
 _log = logging.getLogger(__name__)
 _DEFAULT_LIMIT = 10 * 1024**3
@@ -214,10 +215,7 @@ def _make_tree(
     with acting_as(owner):
         path.parent.mkdir(parents=True, exist_ok=True)
         _record_path(path).unlink(missing_ok=True)
-        if path.is_symlink() or path.is_file():
-            path.unlink()
-        elif path.exists():
-            shutil.rmtree(path)
+        remove_tree(path)
         done = unpack(archive, path, strip_top_level=strip_top_level, limits=limits, cancelled=cancelled)
         record = json.dumps({"archive": digest, "bytes": done.bytes})
         aside = _record_path(path).with_suffix(f".{secrets.token_hex(4)}")
@@ -227,8 +225,8 @@ def _make_tree(
 
 
 def _delete(path: Path, owner: Owner) -> None:
-    with acting_as(owner):
-        shutil.rmtree(path, ignore_errors=True)
+    with acting_as(owner), contextlib.suppress(OSError):
+        remove_tree(path)
 
 
 def write_private(path: Path, text: str, owner: Owner) -> None:
