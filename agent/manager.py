@@ -20,9 +20,10 @@ from ray_envd.agent.once import Once
 from ray_envd.agent.preparation import Preparation
 from ray_envd.agent.progress import Listener, Progress
 from ray_envd.agent.quota import excess
+from ray_envd.agent.redaction import Redactor, secrets_in_urls
 from ray_envd.agent.sessions import Session
 from ray_envd.agent.setup_log import SetupLog, SetupLogWriter
-from ray_envd.agent.spec import RuntimeEnvSpec, digest_of_serialized, parse
+from ray_envd.agent.spec import RuntimeEnvSpec, digest_of_serialized, parse, shown
 from ray_envd.agent.trees import Trees
 from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.errors import StoreError
@@ -243,7 +244,10 @@ class Manager:
                 secrets=session.secrets,
             )
         except EnvError as error:
-            self._remember_failure(session, digest, "{}", error, time.monotonic())
+            self._remember_failure(session, digest, shown(ask.serialized), error, time.monotonic())
+            redact = Redactor(session.secrets | secrets_in_urls(ask.serialized))
+            log = SetupLog(self._logs, session, ask.job_id, ask.log_files, redact)
+            log.write(str(error), "ERROR")
             raise
 
     async def _prepare_until_done(

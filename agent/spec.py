@@ -79,15 +79,25 @@ class RuntimeEnvSpec:
     @cached_property
     def redacted(self) -> str:
         """The runtime env as JSON for people: values of ``env_vars`` and credentials masked."""
-        whole = json.loads(self.serialized)
-        if self.env_vars:
-            whole["env_vars"] = dict.fromkeys(self.env_vars, MASK)
-        return redact_urls(json.dumps(whole, sort_keys=True))
+        return shown(self.serialized)
 
 
 def digest_of_serialized(serialized: str) -> str:
     """The env digest of a serialized runtime env."""
     return hashlib.sha256(serialized.encode()).hexdigest()
+
+
+def shown(serialized: str) -> str:
+    """A runtime env as JSON for people, also one that is not valid; what is no JSON object is shown empty."""
+    try:
+        whole = json.loads(serialized or "{}")
+    except ValueError:
+        return "{}"
+    if not isinstance(whole, dict):
+        return "{}"
+    if env_vars := whole.get("env_vars"):
+        whole["env_vars"] = dict.fromkeys(env_vars, MASK) if isinstance(env_vars, dict) else MASK
+    return redact_urls(json.dumps(whole, sort_keys=True))
 
 
 def parse(
