@@ -1,7 +1,7 @@
-"""The catalog: what is stored, for a quick start; on diskcache, values as JSON (never pickle).
+"""The catalog: what is stored, for a quick start; on diskcache, rows as JSON (never pickle), one per object.
 
-It is a copy. The truth about objects is in their markers; only use counts and links are kept here alone, and
-losing those costs time, not correctness. So a catalog that cannot be read is moved aside and made anew, and a
+It is a copy. The truth about objects is in their markers; only use and links are kept here alone, and losing
+those costs time, not correctness. So a catalog that cannot be read is moved aside and made anew, and a
 write that fails is logged and does not fail what it was about: the next start finds the difference.
 """
 
@@ -22,9 +22,6 @@ from ray_envd.cache.keys import ObjectKey
 _log = logging.getLogger(__name__)
 _UNLIMITED = 2**62
 
-#: The tables.
-OBJECTS, LINKS = "object", "link"
-
 #: What sqlite, zlib and json raise on damage, and diskcache when the file is of another version of it.
 _DAMAGE = (
     sqlite3.Error,
@@ -39,17 +36,15 @@ _DAMAGE = (
 
 
 class Catalog:
-    """Named tables of JSON rows. Thread-safe; everything blocks.
+    """Rows by name. Thread-safe; everything blocks.
 
     Attributes:
-        rows: what was there when it was opened, by table and name; the opener takes it out.
-        damaged: what was wrong with the catalog that this one replaces; empty if nothing was.
+        rows: what was there when it was opened; the opener takes it out.
     """
 
-    def __init__(self, cache: diskcache.Cache | None, rows: dict[str, dict[str, Any]], damaged: str) -> None:
+    def __init__(self, cache: diskcache.Cache | None, rows: dict[str, Any]) -> None:
         self._cache = cache
         self.rows = rows
-        self.damaged = damaged
 
     @classmethod
     def open(cls, folder: Path, aside: Path) -> "Catalog":
@@ -58,31 +53,26 @@ class Catalog:
         On a full disk there is none this time: the daemon must start all the same, to make room.
         """
         try:
-            return cls(*_read(folder), damaged="")
+            return cls(*_read(folder))
         except _DAMAGE as error:
-            damaged = f"{type(error).__name__}: {error}"
             if not _is_full(error):
                 _log.warning(
-                    "the catalog %s cannot be read (%s): moved to %s, made anew", folder, damaged, aside
+                    "the catalog %s cannot be read (%r): moved to %s, made anew", folder, error, aside
                 )
                 _set_aside(folder, aside)
         try:
-            return cls(*_read(folder), damaged)
+            return cls(*_read(folder))
         except _DAMAGE as error:
             _log.warning("working without a catalog until the next start: %r", error)
-        return cls(None, {}, damaged)
+        return cls(None, {})
 
-    def put(self, table: str, name: str, row: Any) -> None:
-        """Writes a row through."""
-        self.put_many(table, [(name, row)])
-
-    def put_many(self, table: str, rows: Iterable[tuple[str, Any]]) -> None:
+    def put_many(self, rows: Iterable[tuple[str, Any]]) -> None:
         """Writes rows through, all or none."""
-        self._write(partial(_set, f"{table}:{name}", row) for name, row in rows)
+        self._write(partial(_set, name, row) for name, row in rows)
 
-    def drop(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Removes rows, each named by table and name; those that are not there do not matter."""
-        self._write(partial(_delete, f"{table}:{name}") for table, name in rows)
+    def drop(self, names: Iterable[str]) -> None:
+        """Removes rows; those that are not there do not matter."""
+        self._write(partial(_delete, name) for name in names)
 
     def _write(self, changes: Iterable[Callable[[diskcache.Cache], None]]) -> None:
         if self._cache is None:
@@ -108,7 +98,7 @@ def _delete(name: str, cache: diskcache.Cache) -> None:
     cache.delete(name)
 
 
-def _read(folder: Path) -> tuple[diskcache.Cache, dict[str, dict[str, Any]]]:
+def _read(folder: Path) -> tuple[diskcache.Cache, dict[str, Any]]:
     folder.mkdir(mode=0o700, exist_ok=True)
     cache = diskcache.Cache(
         str(folder),
@@ -120,16 +110,13 @@ def _read(folder: Path) -> tuple[diskcache.Cache, dict[str, dict[str, Any]]]:
         size_limit=_UNLIMITED,
         statistics=0,
     )
-    tables: dict[str, dict[str, Any]] = {}
     try:
         with cache.transact():  # one transaction: many times quicker than one for each row
-            for key in cache.iterkeys():
-                table, _, name = key.partition(":")
-                tables.setdefault(table, {})[name] = cache[key]
+            rows = {name: cache[name] for name in cache.iterkeys()}
     except BaseException:
         cache.close()
         raise
-    return cache, tables
+    return cache, rows
 
 
 def _is_full(error: Exception) -> bool:
@@ -156,8 +143,3 @@ def mapping(value: Any) -> Mapping[str, Any]:
 def object_name(key: ObjectKey) -> str:
     """The row of an object."""
     return f"{key.owner}/{key.id}"
-
-
-def link_name(owner: int, request_digest: str) -> str:
-    """The row of a link."""
-    return f"{owner}/{request_digest}"

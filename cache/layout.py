@@ -165,8 +165,11 @@ class Layout:
     def owner(self, uid: int) -> Owner:
         """Who to act as in a user's folders: the uid, and the group that his folder has.
 
-        The password database is not asked; it may be far away.
+        The password database is not asked; it may be far away. The daemon's own user has the daemon's group,
+        whatever group his folder got from a set-gid folder above: only root may take on another.
         """
+        if uid == os.geteuid():
+            return Owner(uid, os.getegid())
         try:
             return Owner(uid, (self.users / str(uid)).lstat().st_gid)
         except FileNotFoundError:
@@ -174,14 +177,15 @@ class Layout:
 
     def owners(self) -> list[tuple[int, int]]:
         """Uid and gid of everybody who has a folder here."""
-        found = []
         with os.scandir(self.users) as entries:
-            for entry in entries:
-                if entry.name.isdecimal() and entry.is_dir(follow_symlinks=False):
-                    state = entry.stat(follow_symlinks=False)
-                    if state.st_uid == int(entry.name):
-                        found.append((state.st_uid, state.st_gid))
-        return sorted(found)
+            uids = [
+                int(entry.name)
+                for entry in entries
+                if entry.name.isdecimal()
+                and entry.is_dir(follow_symlinks=False)
+                and entry.stat(follow_symlinks=False).st_uid == int(entry.name)
+            ]
+        return [(owner.uid, owner.gid) for owner in map(self.owner, sorted(uids))]
 
     def unknown_buckets(self) -> list[Path]:
         """The daemon's buckets of other layouts."""

@@ -8,6 +8,8 @@ r"""The state of every object in memory: absent, being built, stored, leaving.
 Everything here is loop-safe but :meth:`Objects.announce`: the lock is held for operations in memory only, and
 the files of a key are worked on, outside of it, by the one thread that moved the key to building or leaving.
 Lock order: this lock first, whatever ``is_referenced`` takes second.
+
+Requests are linked to the objects that they were resolved to: the upper of the two levels of keys.
 """
 
 import threading
@@ -16,14 +18,16 @@ from collections.abc import Callable
 
 from ray_envd.cache.errors import InUseError, NotFoundError
 from ray_envd.cache.keys import ObjectKey
-from ray_envd.cache.records import Build, Entry, Object
+from ray_envd.cache.records import Build, Entry, Link, Object
+
+_MOST_LINKS = 1000  # of one object; the oldest go first
 
 
 class Objects:
     """The table of objects.
 
     Attributes:
-        lock: guards the table; also for what must change together with it.
+        lock: guards the table and what is in it.
         bytes: of all objects, and of those that are being deleted.
     """
 
@@ -35,9 +39,9 @@ class Objects:
         self._touched: set[ObjectKey] = set()
         self._building: dict[ObjectKey, Build] = {}
         self._leaving: set[ObjectKey] = set()
-
-    def __contains__(self, key: ObjectKey) -> bool:
-        return key in self._stored
+        self._linked: dict[tuple[int, str], ObjectKey] = {}
+        for each in stored.values():
+            self._index_links(each)
 
     def get(self, key: ObjectKey) -> Entry | None:
         """The object, if it is stored."""
@@ -154,12 +158,15 @@ class Objects:
             if found.holds or is_referenced(key):
                 raise InUseError(f"{key.id} is in use")
             self._leaving.add(key)
+            for digest in found.links:
+                del self._linked[key.owner, digest]
             return self._stored.pop(key)
 
     def put_back(self, gone: Object) -> None:
         """Leaving to stored: it could not be unpublished."""
         with self._left:
             self._stored[gone.key] = gone
+            self._index_links(gone)
             self._leaving.discard(gone.key)
             self._left.notify_all()
 
@@ -173,3 +180,42 @@ class Objects:
         """What has left takes no more space."""
         with self.lock:
             self.bytes -= gone.facts.bytes
+
+    # links
+
+    def linked(self, owner: int, request_digest: str) -> Link | None:
+        """To which of a user's objects a request was resolved."""
+        with self.lock:
+            key = self._linked.get((owner, request_digest))
+            return None if key is None else Link(key, self._stored[key].links[request_digest])
+
+    def link(self, request_digest: str, key: ObjectKey, expires: float | None) -> list[Object]:
+        """Links a request to an object, and to no other any more; returns the objects that changed.
+
+        Raises:
+            NotFoundError: the object is not stored.
+        """
+        with self.lock:
+            found = self._stored.get(key)
+            if found is None:
+                raise NotFoundError(f"no object {key.id}")
+            former = self._unlink(key.owner, request_digest)
+            found.links[request_digest] = expires
+            self._linked[key.owner, request_digest] = key
+            while len(found.links) > _MOST_LINKS:
+                self._unlink(key.owner, next(iter(found.links)))
+            return [found] if former is None or former is found else [found, former]
+
+    def _unlink(self, owner: int, request_digest: str) -> Object | None:
+        former = self._linked.pop((owner, request_digest), None)
+        if former is None:
+            return None
+        del self._stored[former].links[request_digest]
+        return self._stored[former]
+
+    def _index_links(self, each: Object) -> None:
+        for digest in list(each.links):
+            if (each.key.owner, digest) in self._linked:
+                del each.links[digest]  # it has moved on to another object
+            else:
+                self._linked[each.key.owner, digest] = each.key

@@ -131,7 +131,7 @@ class Build:
 class Object:
     """The store's own, changing record of a committed object. Changed under the store's lock only."""
 
-    __slots__ = ("_entry", "facts", "fingerprint", "holds", "key", "last_used", "path", "uses")
+    __slots__ = ("_entry", "facts", "fingerprint", "holds", "key", "last_used", "links", "path", "uses")
 
     def __init__(
         self,
@@ -143,9 +143,11 @@ class Object:
         last_used: float,
         uses: int = 0,
         holds: int = 0,
+        links: dict[str, float | None] | None = None,
     ) -> None:
         self.key, self.path, self.facts, self.fingerprint = key, path, facts, fingerprint
         self.last_used, self.uses, self.holds = last_used, uses, holds
+        self.links = {} if links is None else links  # request digest -> when it expires; oldest first
         self._entry: Entry | None = None
 
     def touch(self, now: float) -> None:
@@ -177,12 +179,13 @@ class Object:
         return entry
 
     def row(self) -> dict[str, Any]:
-        """What the catalog keeps: a copy of the marker, which marker it was, and the use."""
+        """What the catalog keeps: a copy of the marker, which marker it was, the use and the links."""
         return {
             "facts": self.facts.to_json(),
             "marker": self.fingerprint,
             "uses": self.uses,
             "last_used": self.last_used,
+            "links": self.links.copy(),
         }
 
 

@@ -9,19 +9,17 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ray_envd.cache.catalog import LINKS, OBJECTS, Catalog, link_name, mapping, object_name
+from ray_envd.cache.catalog import Catalog, mapping, object_name
 from ray_envd.cache.errors import CorruptError
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.layout import Layout, UserDirs
-from ray_envd.cache.links import read_links
 from ray_envd.cache.markers import Markers
 from ray_envd.cache.owner import Owner, acting_as
-from ray_envd.cache.records import Facts, Link, Object
+from ray_envd.cache.records import Facts, Object
 from ray_envd.cache.removal import remove_tree, to_trash
 
 _log = logging.getLogger(__name__)
@@ -54,14 +52,13 @@ class Recovered:
     """What a store holds, all of it committed."""
 
     objects: dict[ObjectKey, Object]
-    links: dict[tuple[int, str], Link]
     leftovers: Leftovers
 
 
 def recover(layout: Layout, markers: Markers, catalog: Catalog) -> Recovered:
     """Brings markers, folders and catalog into agreement; see the module's text."""
     leftovers = Leftovers(own=layout.unknown_buckets())
-    there: set[ObjectKey] = set()
+    there: dict[ObjectKey, Path] = {}
     unknown: set[int] = set()
     marked = markers.all()
     for uid, gid in layout.owners():
@@ -71,31 +68,27 @@ def recover(layout: Layout, markers: Markers, catalog: Catalog) -> Recovered:
             # One user's folders must not keep the daemon from serving the others.
             _log.warning("the objects of uid %d are left alone: %s", uid, error)
             unknown.add(uid)
-    for key in marked.keys() - there:
+    for key in marked.keys() - there.keys():
         if key.owner not in unknown:
             _log.warning("%s of uid %d has vanished, its marker is dropped", key.id, key.owner)
             markers.remove(key)
-    rows = catalog.rows.pop(OBJECTS, {})
+    rows, catalog.rows = catalog.rows, {}
     objects = {}
-    for key in there:
-        found = _object(key, layout.object(key), marked[key], rows.get(object_name(key)), markers)
+    for key, path in there.items():
+        found = _object(key, path, marked[key], rows.get(object_name(key)), markers)
         if found is None:
             _discard(layout, key, markers, leftovers)
         else:
             objects[key] = found
-    link_rows = catalog.rows.pop(LINKS, {})
-    links = read_links(link_rows, objects)
-    _adopt(catalog, rows, objects)
-    _forget(catalog, OBJECTS, rows.keys() - {object_name(key) for key in objects})
-    _forget(catalog, LINKS, link_rows.keys() - {link_name(*name) for name in links})
-    return Recovered(objects, links, leftovers)
+    _write_back(catalog, rows, objects)
+    return Recovered(objects, leftovers)
 
 
 def _recover_user(
     owner: Owner, dirs: UserDirs, marked: Mapping[ObjectKey, object], leftovers: Leftovers
-) -> set[ObjectKey]:
+) -> dict[ObjectKey, Path]:
     """Moves what is unfinished into the trash; returns the user's objects that have marker and folder."""
-    there: set[ObjectKey] = set()
+    there: dict[ObjectKey, Path] = {}
     with acting_as(owner):
         leftovers.trash += [(owner, path) for path in _children(dirs.trash)]
         unfinished = [*_children(dirs.staging), *dirs.unknown_buckets()]
@@ -103,7 +96,7 @@ def _recover_user(
             for name, is_folder in _folders(kind):
                 key = _key(owner.uid, kind.name, name)
                 if is_folder and key is not None and key in marked:
-                    there.add(key)
+                    there[key] = kind / name
                 else:
                     unfinished.append(kind / name)
         for path in unfinished:
@@ -146,7 +139,7 @@ def _to_trash(path: Path, owner: Owner, dirs: UserDirs, leftovers: Leftovers) ->
 def _object(key: ObjectKey, path: Path, fingerprint: list[int], row: Any, markers: Markers) -> Object | None:
     """The object from its row, if the row is a copy of this very marker, else from the marker.
 
-    Use is taken from the row in both cases. None if the marker is damaged.
+    Use and links are taken from the row in both cases. None if the marker is damaged.
     """
     row = mapping(row)
     try:
@@ -154,7 +147,7 @@ def _object(key: ObjectKey, path: Path, fingerprint: list[int], row: Any, marker
     except (CorruptError, KeyError, OSError) as error:
         _log.warning("%s of uid %d is removed: %s", key.id, key.owner, error)
         return None
-    last_used, uses = row.get("last_used"), row.get("uses")
+    last_used, uses, links = row.get("last_used"), row.get("uses"), mapping(row.get("links"))
     return Object(
         key,
         path,
@@ -163,6 +156,7 @@ def _object(key: ObjectKey, path: Path, fingerprint: list[int], row: Any, marker
         # A clock that was ahead must not make an object look used in the future, and so never old enough.
         last_used=min(last_used, time.time()) if isinstance(last_used, int | float) else facts.created,
         uses=uses if isinstance(uses, int) else 0,
+        links={name: when for name, when in links.items() if when is None or isinstance(when, int | float)},
     )
 
 
@@ -174,21 +168,19 @@ def _discard(layout: Layout, key: ObjectKey, markers: Markers, leftovers: Leftov
         _to_trash(layout.object(key), owner, dirs, leftovers)
 
 
-def _adopt(catalog: Catalog, rows: Mapping[str, Any], objects: Mapping[ObjectKey, Object]) -> None:
-    """Writes the objects that the catalog had no copy of, or an old one."""
-    adopted = [
-        (object_name(key), found.row())
-        for key, found in objects.items()
-        if mapping(rows.get(object_name(key))).get("marker") != found.fingerprint
+def _write_back(catalog: Catalog, rows: Mapping[str, Any], objects: Mapping[ObjectKey, Object]) -> None:
+    """Makes the catalog say what was found: no row without an object, none of an old marker."""
+    found = {object_name(key): each for key, each in objects.items()}
+    changed = [
+        (name, each.row())
+        for name, each in found.items()
+        if mapping(rows.get(name)).get("marker") != each.fingerprint
     ]
-    if adopted:
-        _log.info("%d objects were taken into the catalog from their markers", len(adopted))
-        catalog.put_many(OBJECTS, adopted)
-
-
-def _forget(catalog: Catalog, table: str, names: AbstractSet[str]) -> None:
-    if names:
-        catalog.drop((table, name) for name in names)
+    if changed:
+        _log.info("%d objects were taken into the catalog from their markers", len(changed))
+        catalog.put_many(changed)
+    if gone := rows.keys() - found.keys():
+        catalog.drop(gone)
 
 
 def _remove(path: Path) -> int:

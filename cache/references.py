@@ -9,6 +9,7 @@ Methods marked loop-safe touch memory only; the others block and belong in a thr
 
 import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,47 +18,18 @@ from typing import Any
 from ray_envd.cache.counts import Counts
 from ray_envd.cache.errors import CorruptError, NotFoundError, NotReferencedError
 from ray_envd.cache.keys import ObjectKey
-from ray_envd.cache.session_files import Bound, SessionFiles, check_env, check_session, now
+from ray_envd.cache.session_files import (
+    Bound,
+    EnvRecord,
+    SessionFiles,
+    SessionRecord,
+    check_env,
+    check_session,
+)
+
+__all__ = ["EnvRecord", "References", "SessionRecord"]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SessionRecord:
-    """A session, as it was when asked for.
-
-    Attributes:
-        session_id: its name.
-        facts: what :meth:`References.start` was told.
-        started: unix seconds.
-        envs: how many envs it has bound.
-        references: how many references it holds.
-    """
-
-    session_id: str
-    facts: Mapping[str, Any]
-    started: float
-    envs: int
-    references: int
-
-
-@dataclass(frozen=True, slots=True)
-class EnvRecord:
-    """An env of a session, as it was when asked for.
-
-    Attributes:
-        env_digest: of the runtime env's serialized form.
-        objects: what it stands on.
-        summary: what :meth:`References.bind` was told.
-        created: unix seconds of the first binding.
-        count: references.
-    """
-
-    env_digest: str
-    objects: tuple[ObjectKey, ...]
-    summary: Mapping[str, Any]
-    created: float
-    count: int
 
 
 @dataclass
@@ -137,7 +109,7 @@ class References:
                 known.facts = facts
                 return
             files, counts = SessionFiles.create(path)
-            started = now()
+            started = time.time()
             files.write_facts(facts, started)
             with self._lock:
                 self._sessions[session_id] = _Session(files, counts, facts, started)
@@ -191,7 +163,7 @@ class References:
         with self._files_lock:
             session = self._session(session_id)
             old = session.envs.get(env_digest)
-            new = Bound(tuple(dict.fromkeys(objects)), summary, old.created if old else now())
+            new = Bound(tuple(dict.fromkeys(objects)), summary, old.created if old else time.time())
             # Both on disk first: whichever of the two counts at the instant of a kill, it is covered.
             both = replace(new, objects=tuple(dict.fromkeys([*(old.objects if old else ()), *new.objects])))
             session.files.write_env(env_digest, both)

@@ -14,8 +14,8 @@ not outlive it either. So each names the machine's boot, and what is of an earli
 import contextlib
 import json
 import logging
+import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,44 @@ class Bound:
     objects: tuple[ObjectKey, ...]
     summary: Mapping[str, Any]
     created: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A session, as it was when asked for.
+
+    Attributes:
+        session_id: its name.
+        facts: what ``References.start`` was told.
+        started: unix seconds.
+        envs: how many envs it has bound.
+        references: how many references it holds.
+    """
+
+    session_id: str
+    facts: Mapping[str, Any]
+    started: float
+    envs: int
+    references: int
+
+
+@dataclass(frozen=True, slots=True)
+class EnvRecord:
+    """An env of a session, as it was when asked for.
+
+    Attributes:
+        env_digest: of the runtime env's serialized form.
+        objects: what it stands on.
+        summary: what ``References.bind`` was told.
+        created: unix seconds of the first binding.
+        count: references.
+    """
+
+    env_digest: str
+    objects: tuple[ObjectKey, ...]
+    summary: Mapping[str, Any]
+    created: float
+    count: int
 
 
 class SessionFiles:
@@ -84,15 +122,18 @@ class SessionFiles:
 
     def _read_envs(self) -> dict[str, Bound]:
         envs = {}
-        for path in (self._folder / "envs").iterdir():
-            if is_leftover(path.name):
-                path.unlink()
+        with os.scandir(self._folder / "envs") as entries:
+            found = list(entries)
+        for entry in found:
+            if is_leftover(entry.name):
+                Path(entry.path).unlink()
                 continue
             try:
-                envs[check_env(path.name.removesuffix(".json"))] = _bound(json.loads(path.read_bytes()))
+                with open(entry.path, "rb") as file:
+                    envs[check_env(entry.name.removesuffix(".json"))] = _bound(json.loads(file.read()))
             except (KeyError, TypeError, ValueError) as error:
-                _log.warning("%s is damaged and dropped: %r", path, error)
-                path.unlink()
+                _log.warning("%s is damaged and dropped: %r", entry.path, error)
+                Path(entry.path).unlink()
         return envs
 
     def write_env(self, env_digest: str, bound: Bound) -> None:
@@ -152,8 +193,3 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
-
-
-def now() -> float:
-    """Unix seconds."""
-    return time.time()

@@ -7,16 +7,15 @@ disk in a state from which :mod:`ray_envd.cache.recovery` makes a whole store, w
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_envd.cache.catalog import OBJECTS, Catalog, object_name
+from ray_envd.cache.catalog import Catalog, object_name
 from ray_envd.cache.durable import settle
-from ray_envd.cache.errors import InUseError, NotFoundError
+from ray_envd.cache.errors import InUseError
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.layout import Layout, UserDirs
-from ray_envd.cache.links import Links
 from ray_envd.cache.lock import StoreLock
 from ray_envd.cache.markers import Markers
 from ray_envd.cache.objects import Objects
@@ -44,8 +43,8 @@ class Store:
         self._process_lock, self._markers, self._catalog = lock, markers, catalog
         self._leftovers = found.leftovers
         self._objects = Objects(found.objects)
-        self._links = Links(found.links, self._objects.lock, catalog)
         self._pinning = threading.Lock()
+        self._writing = threading.Lock()
 
     # life
 
@@ -75,9 +74,13 @@ class Store:
 
     def flush(self) -> None:
         """Writes when and how often objects were used; every few seconds, and at the end."""
-        rows = [(object_name(used.key), used.row()) for used in self._objects.take_touched()]
-        if rows:
-            self._catalog.put_many(OBJECTS, rows)
+        self._write(self._objects.take_touched())
+
+    def _write(self, changed: Sequence[Object]) -> None:
+        # Rows are made and written in one go: no thread may overwrite a row with an older one.
+        with self._writing:
+            if changed:
+                self._catalog.put_many((object_name(each.key), each.row()) for each in changed)
 
     def close(self) -> None:
         """Writes what is to be written and lets go of the store."""
@@ -129,8 +132,6 @@ class Store:
         """Whether somebody holds the object. Loop-safe."""
         return self._objects.is_held(key)
 
-    # users
-
     def owners(self) -> list[tuple[int, int]]:
         """Uid and gid of everybody who has folders here."""
         return self.layout.owners()
@@ -173,14 +174,10 @@ class Store:
     ) -> Entry:
         """Publishes what a build has made; the object comes back held once, for the caller.
 
+        ``summary`` is one line for people, without secrets; ``details`` is JSON to keep with the object.
+
         A file that is a whole object by itself is on disk for certain afterwards. The files of a larger tree
         survive any death of the daemon, but a loss of power only once the kernel has written them.
-
-        Args:
-            build: from :meth:`begin`.
-            summary: one line for people; no secrets.
-            build_seconds: what the object cost.
-            details: JSON to keep with it.
 
         Raises:
             InUseError: the build has ended already.
@@ -196,7 +193,7 @@ class Store:
         facts = Facts(summary, size, time.time(), build_seconds, dict(details))
         fingerprint = self._markers.write(key, facts)
         committed = Object(key, build.path, facts, fingerprint, last_used=facts.created, uses=1, holds=1)
-        self._catalog.put(OBJECTS, object_name(key), committed.row())
+        self._write([committed])
         return self._objects.publish(committed)
 
     def abandon(self, build: Build) -> None:
@@ -249,17 +246,11 @@ class Store:
 
     def _clear_the_place(self, gone: Object, owner: Owner) -> Path | None:
         try:
-            self._forget(gone.key)
+            self._catalog.drop([object_name(gone.key)])
             with acting_as(owner):
                 return to_trash(gone.path, self.layout.user(owner.uid).trash)
         finally:
             self._objects.left(gone.key)
-
-    def _forget(self, key: ObjectKey) -> None:
-        with self._objects.lock:
-            digests = self._links.locked_drop_object(key)
-        self._catalog.drop([(OBJECTS, object_name(key))])
-        self._links.forget(key.owner, digests)
 
     # pins
 
@@ -272,11 +263,7 @@ class Store:
         self._set_pinned(key, value=True)
 
     def unpin(self, key: ObjectKey) -> None:
-        """Lets an object be collected again; durable.
-
-        Raises:
-            NotFoundError: it is not there.
-        """
+        """Lets an object be collected again; else as :meth:`pin`."""
         self._set_pinned(key, value=False)
 
     def _set_pinned(self, key: ObjectKey, *, value: bool) -> None:
@@ -287,7 +274,7 @@ class Store:
                 fingerprint = self._markers.write(key, facts)
                 with self._objects.lock:
                     found.facts, found.fingerprint = facts, fingerprint
-                self._catalog.put(OBJECTS, object_name(key), found.row())
+                self._write([found])
             finally:
                 self._objects.unhold(key)
 
@@ -298,7 +285,7 @@ class Store:
 
         ``owner`` is the user's uid; without it, the daemon's own. Users never see one another's links.
         """
-        return self._links.get(os.geteuid() if owner is None else owner, request_digest)
+        return self._objects.linked(os.geteuid() if owner is None else owner, request_digest)
 
     def link(self, request_digest: str, key: ObjectKey, expires: float | None) -> None:
         """Remembers to which object a request was resolved, until it expires (unix seconds; None: never).
@@ -308,13 +295,7 @@ class Store:
         Raises:
             NotFoundError: the object is not there.
         """
-        link = Link(key, expires)
-        with self._objects.lock:
-            if key not in self._objects:
-                raise NotFoundError(f"no object {key.id}")
-            dropped = self._links.locked_set(request_digest, link)
-        self._links.write(request_digest, link)
-        self._links.forget(key.owner, dropped)
+        self._write(self._objects.link(request_digest, key, expires))
 
 
 def uv_cache_bytes(store: Store, owner: Owner) -> int:

@@ -134,6 +134,32 @@ def _damage(catalog: Path, how: str) -> None:
                 cache[name] = [None, 17, "text", {}, {"facts": 3, "marker": 4}, [1, 2]][number % 6]
 
 
+def test_on_a_full_disk_the_store_opens_without_a_catalog(
+    store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon must start to make room; the catalog is not taken for damaged."""
+    put(store, "a")
+    put(store, "b")
+    store.close()
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+
+    def fail(_folder: Path) -> None:
+        raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ray_envd.cache.catalog._read", fail)
+        again = Store.open(root)
+    assert not again.layout.damaged_catalog.exists()
+    assert {entry.key for entry in again.entries()} == {key("a"), key("b")}
+    again.evict(key("a"), never)
+    again.flush()
+    again.close()
+    third = Store.open(root)
+    assert [entry.key for entry in third.entries()] == [key("b")]
+    third.close()
+
+
 def test_a_changed_marker_is_believed_over_the_catalog(store: Store, root: Path) -> None:
     """A daemon killed between a marker and its row left the truth in the marker."""
     put(store, "a")
