@@ -39,7 +39,10 @@ class PyModulesInstaller:
                 field=self.field,
                 remedy="give folders or wheels to ray.init, which uploads them, or URIs",
             )
-        parts = await asyncio.gather(*(self._entry(uri, bench) for uri in value))
+        # A group, not gather(): when one fails the others must have ended before the bench is closed.
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._entry(uri, bench)) for uri in value]
+        parts = [task.result() for task in tasks]
         return Contribution(
             python_path=tuple(path for part in parts for path in part.python_path),
             objects=tuple(key for part in parts for key in part.objects),

@@ -18,11 +18,16 @@ def make_zip(path: Path, files: Mapping[str, str | bytes]) -> Path:
 
 
 class FileServer:
-    """Serves files by their names. ``status`` makes each answer that error; a closed ``gate`` delays."""
+    """Serves files by their names.
+
+    ``status`` makes each answer that error, ``gate`` delays it while it is closed, ``cut`` is the byte after
+    which the connection breaks.
+    """
 
     def __init__(self, certificate: Path | None = None) -> None:
         self.files: dict[str, bytes] = {}
         self.status: int | None = None
+        self.cut: int | None = None
         self.gate = threading.Event()
         self.gate.set()
         self.server = WebServer(self._answer, certificate)
@@ -51,7 +56,8 @@ class FileServer:
         if self.status is not None:
             request.answer(b"broken", self.status)
         elif name in self.files:
-            request.answer(self.files[name], ETag=f'"{hash(self.files[name])}"')
+            content = self.files[name]
+            request.answer(content[: self.cut], length=len(content), ETag=f'"{hash(content)}"')
         else:
             request.answer(b"not found", 404)
 
