@@ -37,6 +37,13 @@ class LocalSessions:
                 self._grpc = session
         return self._grpc
 
+    async def end_lost(self, session_id: str) -> None:
+        """Ends a temporary session of an earlier daemon: its caller went with it."""
+        await self._manager.end_session(session_id)
+        owner = Owner.current()
+        folder = await asyncio.to_thread(_folder, self._store, owner, session_id)
+        await asyncio.to_thread(_remove, folder, owner)
+
     @asynccontextmanager
     async def temporary(self, python: str, environment: Mapping[str, str]) -> AsyncIterator[Session]:
         """A session for one caller: when the block ends, its references and its trees are gone."""

@@ -9,9 +9,10 @@ preparation once per session and env however many wait, retries what may pass, a
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from ray_envd.agent.envs import EnvState, ReadyEnv, record_of, recorded
 from ray_envd.agent.errors import DrainingError, EnvError, Retry, SetupTimeoutError
@@ -26,7 +27,7 @@ from ray_envd.agent.setup_log import SetupLog, SetupLogWriter
 from ray_envd.agent.spec import RuntimeEnvSpec, digest_of_serialized, parse, shown
 from ray_envd.agent.trees import Trees
 from ray_envd.agent.workshop import Workshop
-from ray_envd.cache.errors import StoreError
+from ray_envd.cache.errors import NotFoundError, StoreError
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.references import References
 
@@ -39,6 +40,7 @@ _UNCOUNTED_SOURCES = frozenset({"client_server"})
 #: Seconds for which a failure that may pass is remembered: long enough to spare a retry storm.
 _TRANSIENT_TTL = 5.0
 _MOST_FAILURES = 1000
+_MOST_IDLE = 1000  # ready envs of a session that nobody uses
 _MOST_TOLD = 10_000  # (job, env) pairs of a session that are known to have been told of a reuse
 
 
@@ -100,7 +102,8 @@ class Manager:
         self._ready: dict[str, dict[str, ReadyEnv]] = {}
         self._failures: dict[str, dict[str, _Failure]] = {}
         self._told: dict[str, set[tuple[str, str]]] = {}
-        self._evicting: set[asyncio.Task[None]] = set()
+        self._idle: dict[str, dict[str, None]] = {}
+        self._housekeeping: set[asyncio.Future[Any]] = set()
 
     # sessions
 
@@ -110,6 +113,7 @@ class Manager:
         ready = self._ready.setdefault(session.id, {})
         self._failures.setdefault(session.id, {})
         self._told.setdefault(session.id, set())
+        self._idle.setdefault(session.id, {})
         for record in self.references.envs(session.id):
             env = recorded(record.objects, record.summary)
             if env is not None:
@@ -118,7 +122,7 @@ class Manager:
 
     async def end_session(self, session_id: str) -> None:
         """Drops every reference of a session whose raylet is gone."""
-        for table in (self._ready, self._failures, self._told):
+        for table in (self._ready, self._failures, self._told, self._idle):
             table.pop(session_id, None)
         self._trees.forget(session_id)
         dropped = await self.workshop.thread(self.references.end, session_id)
@@ -227,6 +231,9 @@ class Manager:
             whole = len(held) == len(env.objects) and self._trees.use(session.id, env.trees)
             if whole and counted:
                 self.references.acquire(session.id, digest)
+                self._idle[session.id].pop(digest, None)
+        except NotFoundError:
+            whole = False  # forgotten as idle, between its preparation and now
         finally:
             for key in held:
                 store.unhold(key)
@@ -336,17 +343,32 @@ class Manager:
             return
         left = self.references.release(session.id, digest_of_serialized(serialized))
         if left == 0:
+            self._forget_idle(session, digest_of_serialized(serialized))
             self._trees.shrink(session, partial(self._trees_in_use, session))
             if session.settings.cache_bytes:
                 self._evict_excess(session)
             self.on_release()
 
+    def _forget_idle(self, session: Session, digest: str) -> None:
+        """Bounds what is known of envs that nobody uses: a session may live for months."""
+        idle = self._idle[session.id]
+        idle[digest] = None
+        if len(idle) > _MOST_IDLE:
+            oldest = next(iter(idle))
+            del idle[oldest]
+            self._ready[session.id].pop(oldest, None)
+            self._later(self._preparation.forget(session, oldest))
+            self._later(self.workshop.thread(self.references.unbind, session.id, oldest))
+
+    def _later(self, work: Awaitable[Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._housekeeping.add(task)
+        task.add_done_callback(self._housekeeping.discard)
+
     def _evict_excess(self, session: Session) -> None:
         """Holds the session to its own limits of unreferenced objects, where its raylet names any."""
         for key in excess(session, self._ready, self.workshop.store, self.references.is_referenced):
-            task = asyncio.ensure_future(self._evict(key))
-            self._evicting.add(task)
-            task.add_done_callback(self._evicting.discard)
+            self._later(self._evict(key))
 
     async def _evict(self, key: ObjectKey) -> None:
         try:

@@ -65,12 +65,12 @@ class Packages:
         self, uri: str, fresh: str, context: FetchContext, bench: Bench, field: str
     ) -> str | None:
         """The source's token of freshness; a source out of reach is forgiven if the package is here."""
-        if bench.store.linked(fresh) is None and _is_immutable(uri):
+        if not bench.was_linked(fresh) and _is_immutable(uri):
             return uri
         try:
             return await validator(uri, context, field=field)
         except NetworkError as error:
-            if bench.store.linked(fresh) is None:
+            if not bench.was_linked(fresh):
                 raise
             bench.reporter(field)("source not reachable, the stored package is used", error.cause)
             return _UNREACHABLE

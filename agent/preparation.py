@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray_envd.agent.context import Contribution, WorkerContext, environment_script, merge, split_names
@@ -11,7 +12,7 @@ from ray_envd.agent.installers.protocol import Installer
 from ray_envd.agent.progress import Progress
 from ray_envd.agent.sessions import Session
 from ray_envd.agent.spec import RuntimeEnvSpec
-from ray_envd.agent.trees import write_private
+from ray_envd.agent.trees import remove_private, write_private
 from ray_envd.agent.workshop import Bench, Workshop
 from ray_envd.cache.keys import ObjectKey
 
@@ -70,6 +71,10 @@ class Preparation:
             bench=bench,
         )
 
+    async def forget(self, session: Session, env_digest: str) -> None:
+        """Removes what a preparation left for its workers alone."""
+        await self._workshop.thread(remove_private, _script(session, env_digest), session.owner)
+
     async def _all_fields(self, fields: list[str], spec: RuntimeEnvSpec, bench: Bench) -> list[Contribution]:
         """Independent fields in parallel; a field that names the working dir waits for it."""
         tasks: dict[str, asyncio.Task[Contribution]] = {}
@@ -98,9 +103,13 @@ class Preparation:
         shell, inline = split_names(context.variables)
         if not shell:
             return context.serialize(None, inline)
-        path = session.runtime_env_dir / "ray-envd" / f"{spec.digest}.sh"
+        path = _script(session, spec.digest)
         await bench.thread(write_private, path, environment_script(shell), session.owner)
         return context.serialize(str(path), inline)
+
+
+def _script(session: Session, env_digest: str) -> Path:
+    return session.runtime_env_dir / "ray-envd" / f"{env_digest}.sh"
 
 
 def _worst(failures: BaseExceptionGroup[Any]) -> BaseException:

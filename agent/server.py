@@ -6,6 +6,7 @@ within the deadline, ends the rest, and leaves references and sessions as they a
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -133,7 +134,7 @@ class Daemon:
     async def _end_local_sessions(self, recorded: Mapping[str, object]) -> None:
         """Callers of an earlier daemon's command line are gone with their streams."""
         for session_id in [sid for sid in recorded if sid.startswith("local-")]:
-            await self.manager.end_session(session_id)
+            await self._sessions.end_lost(session_id)
 
     async def _start_http(self) -> None:
         address = self.settings.http
@@ -180,7 +181,7 @@ class Daemon:
         self.metrics.sessions.set(len(self.links.sessions))
 
     async def _end_when_idle(self, seconds: float) -> None:
-        """A daemon that a link started ends when nobody has been attached or has held anything for so long."""
+        """A daemon that a link started ends when nobody has been attached or held anything for so long."""
         while True:
             if self.links.sessions or self.manager.busy or self.references.total():
                 self._idle_since = time.monotonic()
@@ -289,6 +290,8 @@ async def _run(settings: Settings) -> int:
         except BaseException:
             await daemon.stop()
             raise
+        # What was made so far stays for good: the collector of cycles need not look at it again.
+        gc.freeze()
         notify.ready()
         _log.info("ready: store %s, socket %s", settings.store, settings.socket)
         daemon._spawn(_sweep(store), "sweep")  # noqa: SLF001 - the same module

@@ -238,3 +238,9 @@ def write_private(path: Path, text: str, owner: Owner) -> None:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
         aside.replace(path)
+
+
+def remove_private(path: Path, owner: Owner) -> None:
+    """Removes what :func:`write_private` wrote; blocking."""
+    with acting_as(owner), contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)

@@ -287,9 +287,13 @@ class Bench:
             self._held.append(key)
         return entry
 
+    def was_linked(self, request_digest: str) -> bool:
+        """Whether a request was resolved before, be it expired. Loop-safe."""
+        return self.store.linked(request_digest, self.session.owner.uid) is not None
+
     def linked(self, request_digest: str, *, expired: bool = False) -> Entry | None:
         """The held object to which a request was resolved before; also an expired one if asked for."""
-        link = self.store.linked(request_digest)
+        link = self.store.linked(request_digest, self.session.owner.uid)
         if link is None or (not expired and link.expires is not None and link.expires < time.time()):
             return None
         return self.hold(link.key)

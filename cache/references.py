@@ -181,6 +181,21 @@ class References:
             if not in_use and both != new:
                 session.files.write_env(env_digest, new)
 
+    def unbind(self, session_id: str, env_digest: str) -> bool:
+        """Forgets an env that has no references; returns whether it is forgotten.
+
+        An env that has been acquired meanwhile stays.
+        """
+        with self._files_lock:
+            with self._lock:
+                session = self._sessions.get(session_id)
+                if session is None or env_digest not in session.envs or session.counts[env_digest]:
+                    return False
+                del session.envs[env_digest]
+                session.counts.forget(env_digest)
+            session.files.remove_env(env_digest)
+        return True
+
     def envs(self, session_id: str) -> list[EnvRecord]:
         """What a session has bound; of an unknown session nothing. Loop-safe."""
         with self._lock:

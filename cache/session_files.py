@@ -145,6 +145,10 @@ class SessionFiles:
         }
         replace_file(self._folder / "envs" / f"{env_digest}.json", _dump(value), durable=False)
 
+    def remove_env(self, env_digest: str) -> None:
+        """Forgets what an env stands on."""
+        (self._folder / "envs" / f"{env_digest}.json").unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Removes the session; ``session.json`` first, so that a kill leaves nothing half valid."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):

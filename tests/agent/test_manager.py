@@ -220,6 +220,30 @@ async def test_a_sessions_limit_spares_what_others_could_use(world: World) -> No
     assert world.manager.hit(large, ask("aa")) is not None
 
 
+async def test_envs_that_nobody_uses_are_forgotten_in_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that lives long does not keep a record of every env it ever had; used ones stay."""
+    monkeypatch.setattr("ray_envd.agent.manager._MOST_IDLE", 3)
+    session = await world.session()
+    kept = Ask('{"env_vars": {"N": "kept"}}')
+    await world.manager.acquire(session, kept)
+    asks = [Ask(f'{{"env_vars": {{"N": "{number}"}}}}') for number in range(10)]
+    for each in asks:
+        await world.manager.acquire(session, each)
+        world.manager.release(session, each.serialized, "")
+
+    def left() -> int:
+        scripts = list((session.runtime_env_dir / "ray-envd").iterdir())
+        bound = world.references.envs(session.id)
+        return len(scripts) if len(scripts) == len(bound) else -1
+
+    await asyncio.to_thread(wait_until, lambda: left() == 4, 5, "six envs to be forgotten")
+    assert world.manager.hit(session, kept) is not None
+    assert world.manager.hit(session, asks[0]) is None
+    assert await world.manager.acquire(session, asks[0])
+
+
 async def test_a_lasting_failure_is_tried_once_and_remembered(world: World) -> None:
     """A permanent error costs one attempt, adds no reference, and is answered from memory afterwards."""
     session = await world.session()

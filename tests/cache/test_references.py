@@ -311,3 +311,21 @@ def test_counts_are_exact_after_a_kill(folder: Path, after: int) -> None:
     counts = [references.count("s", digest_of(n)) for n in range(3)]
     assert counts in (_expected(seen), _expected(seen + 1))
     assert references.total() == sum(counts)
+
+
+def test_unbinding_forgets_only_what_nobody_uses(tmp_path: Path) -> None:
+    """An env in use stays; one that is not leaves its slot and its file, also for the next daemon."""
+    references = References.open(tmp_path / "r")
+    references.start("s", {})
+    used, unused = "a" * 64, "b" * 64
+    for digest in (used, unused):
+        references.bind("s", digest, [], {})
+    references.acquire("s", used)
+    assert references.unbind("s", unused)
+    assert not references.unbind("s", used)
+    assert not references.unbind("s", unused)
+    assert [env.env_digest for env in references.envs("s")] == [used]
+    references.close()
+    again = References.open(tmp_path / "r")
+    assert [(env.env_digest, env.count) for env in again.envs("s")] == [(used, 1)]
+    again.close()
