@@ -1,0 +1,330 @@
+"""How long a new pip env takes whose one small package was fetched before, and how long it takes again.
+
+``make bench`` runs it; by hand: ``.venv/bin/python benchmarks/new_env.py --json out.json --rounds 20``. What
+is measured from where to where stands in README.md. All sides are measured in turn in the same run, on one
+node of ray-envd and one of stock Ray, which are made for it and gone at the end with all their files. The
+exit code is 1 if a measurement was not what it claims to be or something was left behind.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
+
+# Found by the line above:
+from agents import Agent  # noqa: E402
+from daemons import Daemon  # noqa: E402
+from figures import Figures, Series, machine  # noqa: E402
+from processes import NodeError, marked, wait_until  # noqa: E402
+from rays import ROOT, RayNode, install_ray  # noqa: E402
+from rich.console import Console  # noqa: E402
+from uv_alone import UvAlone  # noqa: E402
+
+from ray_envd.agent.client import Client, ClientError, Created  # noqa: E402
+
+RAY = "2.60.0"
+SERIES = {
+    "new": Series("new env: ray-envd, the daemon's time"),
+    "new_http": Series("new env: ray-envd, as the raylet sees it"),
+    "uv": Series("new env: uv alone, offline (three runs)"),
+    "uv_resolve": Series("  uv pip install --dry-run"),
+    "uv_venv": Series("  uv venv"),
+    "uv_install": Series("  uv pip install"),
+    "uv_prefix": Series("  uv pip install --prefix, where the interpreter is known"),
+    "uv_used": Series("new env: the two runs of uv that ray-envd makes, alone"),
+    "new_stock": Series("new env: stock Ray, as the raylet sees it"),
+    "again_http": Series("hit: daemon restarted, same cluster, as the raylet sees it"),
+    "again": Series("hit: daemon restarted, new session, the daemon's time"),
+    "again_warm": Series("hit: daemon not restarted, new session, the daemon's time"),
+    "again_cluster": Series("hit: daemon and cluster restarted, as the raylet sees it"),
+    "rate_1": Series("hits with 1 client: ray-envd", "1/s"),
+    "rate_1_stock": Series("hits with 1 client: stock", "1/s"),
+    "p50_1": Series("  half of the answers within: ray-envd"),
+    "p50_1_stock": Series("  half of the answers within: stock"),
+    "p99_1": Series("  99 % of the answers within: ray-envd"),
+    "p99_1_stock": Series("  99 % of the answers within: stock"),
+    "rate_10": Series("hits with 10 clients: ray-envd", "1/s"),
+    "rate_10_stock": Series("hits with 10 clients: stock", "1/s"),
+    "p50_10": Series("  half of the answers within: ray-envd"),
+    "p50_10_stock": Series("  half of the answers within: stock"),
+    "p99_10": Series("  99 % of the answers within: ray-envd"),
+    "p99_10_stock": Series("  99 % of the answers within: stock"),
+}
+RATIOS = {
+    "stock_to_new": ("a new env: stock to ray-envd, as the raylet sees it", "new_stock", "new_http"),
+    "new_to_uv": ("a new env: ray-envd's daemon time to uv alone", "new", "uv"),
+    "new_to_used": ("a new env: ray-envd's daemon time to its two runs of uv alone", "new", "uv_used"),
+    "stock_to_restart": (
+        "after a restart of daemon and cluster: stock (builds) to ray-envd (hits)",
+        "new_stock",
+        "again_cluster",
+    ),
+    "hit_rate_1": ("hits per second, 1 client: ray-envd to stock", "rate_1", "rate_1_stock"),
+    "hit_rate_10": ("hits per second, 10 clients: ray-envd to stock", "rate_10", "rate_10_stock"),
+    "hit_p99_10": ("99th percentile of hits, 10 clients: stock to ray-envd", "p99_10_stock", "p99_10"),
+}
+console = Console(stderr=True, highlight=False)
+
+
+class Bench:
+    """Both nodes, the daemon, and what was measured on them."""
+
+    def __init__(self, folder: Path, installs: Path, package: str) -> None:
+        self.series = SERIES
+        #: pip's cache may be used: with stock's own options each env would be downloaded anew.
+        self.env = {
+            "pip": {
+                "packages": [package],
+                "pip_check": False,
+                "pip_install_options": ["--disable-pip-version-check"],
+            }
+        }
+        self.folder, self.package = folder, package
+        for name in ("e", "s"):
+            (folder / name).mkdir()
+        self.daemon = Daemon.at(folder / "e")
+        self.ours = RayNode(
+            install_ray(RAY, installs / "e"),
+            folder / "e" / "r",
+            {"RAY_ENVD_SOCKET": str(self.daemon.socket)},
+        )
+        self.stock = RayNode(
+            install_ray(RAY, installs / "s"),
+            folder / "s" / "r",
+            # Nothing unreferenced stays, so that each env is new; pip's cache is this benchmark's own.
+            {"RAY_RUNTIME_ENV_PIP_CACHE_SIZE_GB": "0", "PIP_CACHE_DIR": str(folder / "s" / "pip")},
+        )
+        self.uv = UvAlone(folder / "u", self.ours.python)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Everything started, and ended."""
+        try:
+            attach = [sys.executable, "-m", "ray_envd", "attach", "--supervised", "--python"]
+            subprocess.run([*attach, self.ours.python], check=True, stdout=subprocess.DEVNULL)
+            self.daemon.start()
+            self.ours.start()
+            self.stock.start()
+            yield
+        finally:
+            self.ours.stop()
+            self.stock.stop()
+            self.daemon.stop()
+
+    def add(self, name: str, seconds: float) -> None:
+        """One measurement."""
+        self.series[name].add(seconds * 1000)
+
+    # ray-envd
+
+    def create(self, *, hit: bool) -> float:
+        """The env through the admin API, in a new session; the daemon's seconds."""
+        with Client(self.daemon.socket) as client:
+            for event in client.create(self.env, python=str(self.ours.python)):
+                if isinstance(event, Created):
+                    if event.cache_hit is not hit:
+                        raise NodeError(f"wanted {'a hit' if hit else 'a new env'}, got the other")
+                    return event.seconds
+        raise NodeError("the daemon said nothing")
+
+    def evict(self) -> None:
+        """Removes the environment; its interpreter's metadata and uv's cache stay."""
+        with Client(self.daemon.socket) as client:
+
+            def gone() -> bool:
+                left = [each for each in client.list().objects if each.kind == "python"]
+                for each in left:
+                    # A session that has just ended still holds it for a moment.
+                    with contextlib.suppress(ClientError):
+                        client.remove(each.id)
+                return not left
+
+            wait_until(gone, 10, "the environment's removal", every=0.01)
+
+    def restart_daemon(self) -> None:
+        """Ends it in order and starts another on the same store."""
+        self.daemon.stop()
+        self.daemon.start()
+
+    def attached(self) -> Agent:
+        """The agent's port, once the daemon serves it."""
+        wait_until(lambda: self._sessions() == 1, 20, "the link's return")
+        return Agent(self.ours)
+
+    def _sessions(self) -> int:
+        with Client(self.daemon.socket) as client:
+            return sum(session.connected for session in client.list().sessions)
+
+    # the parts of the benchmark
+
+    def new_envs(self, rounds: int, stock_rounds: int) -> None:
+        """New envs: uv alone, the daemon, the raylet's port and stock, in turn."""
+        agent, stock = self.attached(), Agent(self.stock)
+        console.print("[dim]fetching the package once on each side[/]")
+        self.create(hit=False)
+        self.evict()
+        self.uv.warm(self.env["pip"])
+        self._stock_env(stock)
+        for number in range(rounds):
+            console.print(f"[dim]new envs: round {number + 1} of {rounds}[/]")
+            self._uv_round(number)
+            self.add("new", self.create(hit=False))
+            self.evict()
+            self.add("new_http", agent.create(self.env))
+            agent.delete(self.env)
+            self.evict()
+            if number * stock_rounds // rounds != (number + 1) * stock_rounds // rounds:
+                self.add("new_stock", self._stock_env(stock))
+
+    def _uv_round(self, number: int) -> None:
+        took = self.uv.round(number)
+        self.add("uv", took["resolve"] + took["venv"] + took["install"])
+        self.add("uv_used", took["resolve"] + took["prefix"])
+        for name, seconds in took.items():
+            self.add(f"uv_{name}", seconds)
+
+    def _stock_env(self, agent: Agent) -> float:
+        place = self.stock.session / "runtime_resources" / "pip"
+
+        def envs() -> list[Path]:
+            return [path for path in place.glob("*") if path.is_dir()]
+
+        if envs():
+            raise NodeError("stock kept its environment: the next would not be new")
+        took = agent.create(self.env)
+        agent.delete(self.env)
+        wait_until(lambda: not envs(), 30, "the removal of stock's environment")
+        return took
+
+    def restarts(self, rounds: int, cluster_rounds: int) -> None:
+        """Hits after a daemon's end, with the cluster as it was or another one."""
+        agent = self.attached()
+        agent.create(self.env)
+        for number in range(rounds):
+            console.print(f"[dim]restarts: round {number + 1} of {rounds}[/]")
+            self.restart_daemon()
+            self.add("again_http", self.attached().create(self.env))
+            self.restart_daemon()
+            self.add("again", self.create(hit=True))
+            self.add("again_warm", self.create(hit=True))
+        for number in range(cluster_rounds):
+            console.print(f"[dim]restarts of the cluster: round {number + 1} of {cluster_rounds}[/]")
+            self.ours.stop()
+            self.restart_daemon()
+            self.ours.start()
+            self.add("again_cluster", self.attached().create(self.env))
+            if self.daemon.stats().builds:
+                raise NodeError("the restarted cluster's env was built anew")
+
+    def hits(self, rounds: int) -> None:
+        """Hits per second on both ports, in turn."""
+        sides = {"": self.attached(), "_stock": Agent(self.stock)}
+        for agent in sides.values():
+            agent.create(self.env)
+        for number in range(rounds):
+            console.print(f"[dim]hits: round {number + 1} of {rounds}[/]")
+            for clients, requests in ((1, 1000), (10, 3000)):
+                for side, agent in sides.items():
+                    load = agent.load(self.env, clients=clients, requests=requests)
+                    self.series[f"rate_{clients}{side}"].add(load.rate)
+                    self.add(f"p50_{clients}{side}", load.p50)
+                    self.add(f"p99_{clients}{side}", load.p99)
+
+    def circumstances(self) -> dict[str, Any]:
+        """The machine and the versions."""
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        return {
+            **machine(self.folder),
+            "ray": RAY,
+            "ray_envd": f"{version('ray-envd')} ({commit.stdout.strip() or 'no git'})",
+            "uv": version("uv"),
+            "package": self.package,
+        }
+
+
+@contextlib.contextmanager
+def folders() -> Iterator[tuple[Path, Path]]:
+    """A short temporary folder, and one on the file system of uv's cache for Ray installations."""
+    installs = ROOT / ".work" / f"bench-{os.getpid()}"
+    short = Path(tempfile.mkdtemp(prefix="reb-", dir="/tmp"))
+    try:
+        yield short, installs
+    finally:
+        # Whoever is impatient must not leave half of it behind.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        shutil.rmtree(short, ignore_errors=True)
+        shutil.rmtree(installs, ignore_errors=True)
+
+
+def measure(arguments: argparse.Namespace) -> Figures:
+    """The whole run.
+
+    Raises:
+        NodeError: something did not come up, was not what it should be, or was left behind.
+    """
+    with folders() as (short, installs):
+        console.print(f"[dim]installing Ray {RAY} twice[/]")
+        bench = Bench(short, installs, arguments.package)
+        figures = Figures(bench.series, RATIOS, bench.circumstances())
+        with bench.running():
+            bench.new_envs(arguments.rounds, arguments.stock_rounds)
+            bench.restarts(arguments.restarts, arguments.cluster_restarts)
+            bench.hits(arguments.hits)
+    left: list[object] = [pid for node in (bench.ours, bench.stock) for pid in marked(node.mark)]
+    left += [path for path in (short, installs) if path.exists()]
+    if left:
+        raise NodeError(f"left behind: {left}")
+    return figures
+
+
+def _interrupted(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON too")
+    parser.add_argument("--package", default="cowsay==6.1", help="the pinned package")
+    for name, default in (
+        ("rounds", 20),
+        ("stock-rounds", 5),
+        ("restarts", 10),
+        ("cluster-restarts", 3),
+        ("hits", 3),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, _interrupted)
+    signal.signal(signal.SIGHUP, _interrupted)
+    try:
+        figures = measure(arguments)
+    except KeyboardInterrupt:
+        console.print("interrupted; everything was ended and removed")
+        return 130
+    except (NodeError, TimeoutError, ClientError) as error:
+        console.print(f"wrong: {error}", style="red", markup=False)
+        return 1
+    figures.show(Console(highlight=False), f"A new pip env of {arguments.package} on Ray {RAY}")
+    if arguments.json:
+        figures.write(arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
