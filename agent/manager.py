@@ -118,6 +118,8 @@ class Manager:
             env = recorded(record.objects, record.summary)
             if env is not None:
                 ready.setdefault(record.env_digest, env)
+                if not record.count:
+                    self._idle[session.id].setdefault(record.env_digest)
         await self._trees.recover(session, {tree for env in ready.values() for tree in env.trees})
 
     async def end_session(self, session_id: str) -> None:
