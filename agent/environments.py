@@ -1,8 +1,8 @@
 """Python environments in the store: from a pip or uv field to what a worker runs in.
 
-Request → (offline, then online) → locked set → object, each step at most once however many ask. The first
-Request → (offline, then online) → locked set → object, each step at most once whoever asks. The first
-and the index is out of reach, what was resolved before still serves.
+Request → (offline, then online) → locked set → object, each step at most once however many ask. What a
+request was resolved to is remembered: for good where it is pinned, else for a time; where that has passed and
+the index is out of reach, what was resolved before still serves.
 """
 
 import asyncio
@@ -132,7 +132,7 @@ class Environments:
         return await with_uv_version(request, work, shadow=shadow, folder=entry.path)
 
     def _work(self, field: str, interpreter: Interpreter, workdir: Path, bench: Bench) -> Work:
-        folders = self._store.user_dir(bench.session.owner)
+        folders = self._store.layout.user(bench.session.owner.uid)
         return Work(
             field=field,
             tools=Toolbox.bundled(folders.uv_cache),

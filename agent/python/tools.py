@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -44,7 +45,12 @@ class Toolbox:
     @classmethod
     def bundled(cls, cache_dir: Path, link_mode: str | None = None) -> "Toolbox":
         """The tools that ray-envd itself depends on."""
-        return cls(os.fsdecode(uv.find_uv_bin()), cache_dir, link_mode)
+        return cls(_our_uv(), cache_dir, link_mode)
+
+
+@cache
+def _our_uv() -> str:
+    return os.fsdecode(uv.find_uv_bin())
 
 
 @dataclass(frozen=True)
