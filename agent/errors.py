@@ -155,3 +155,8 @@ class DrainingError(EnvError):
     code = "draining"
     retry = Retry.TRANSIENT
     title = "cannot be prepared now"
+
+
+def unexpected(bug: Exception) -> EnvError:
+    """What is told of a defect of ours; its traceback belongs into the daemon's log."""
+    return EnvError(f"unexpected {type(bug).__name__}", remedy="the daemon's log holds the details")

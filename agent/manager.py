@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from ray_envd.agent.envs import EnvState, ReadyEnv, record_of, recorded
-from ray_envd.agent.errors import DrainingError, EnvError, Retry, SetupTimeoutError
+from ray_envd.agent.errors import DrainingError, EnvError, Retry, SetupTimeoutError, unexpected
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.once import Once
 from ray_envd.agent.preparation import Preparation
@@ -279,9 +279,7 @@ class Manager:
                 except Exception as bug:  # noqa: BLE001 - logged; the raylet gets a reply
                     # Whatever it is, the raylet gets a reply, and the traceback stays here.
                     _log.exception("preparing a runtime env failed unexpectedly")
-                    raise EnvError(
-                        f"unexpected {type(bug).__name__}", remedy="the daemon's log holds the details"
-                    ) from None
+                    raise unexpected(bug) from None
         finally:
             self._progress.pop((session.id, spec.digest), None)
 

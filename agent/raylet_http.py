@@ -7,19 +7,21 @@ Ray Client's server and the dashboard call the same port.
 """
 
 import hmac
+import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 
 from google.protobuf.message import DecodeError
 
-from ray_envd.agent.errors import DrainingError, EnvError
+from ray_envd.agent.errors import DrainingError, EnvError, unexpected
 from ray_envd.agent.http import HANG_UP, Request, Response
 from ray_envd.agent.manager import Ask, Manager
 from ray_envd.agent.pb import runtime_env_pb2 as pb
 from ray_envd.agent.sessions import Session
 from ray_envd.cache.errors import NotReferencedError
 
+_log = logging.getLogger(__name__)
 _COOKIE = "ray-authentication-token"
 _BEARER = "bearer "
 
@@ -81,6 +83,9 @@ class RayletFace:
             return HANG_UP
         except EnvError as error:
             return _proto(failed_reply(self._session, error))
+        except Exception as bug:  # noqa: BLE001 - logged; the raylet does not retry what is not 200
+            _log.exception("a request for a runtime env failed unexpectedly")
+            return _proto(failed_reply(self._session, unexpected(bug)))
 
     def _delete(self, body: bytes) -> Response:
         message = pb.DeleteRuntimeEnvIfPossibleRequest.FromString(body)

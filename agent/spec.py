@@ -91,13 +91,13 @@ def shown(serialized: str) -> str:
     """A runtime env as JSON for people, also one that is not valid; what is no JSON object is shown empty."""
     try:
         whole = json.loads(serialized or "{}")
-    except ValueError:
+        if not isinstance(whole, dict):
+            return "{}"
+        if env_vars := whole.get("env_vars"):
+            whole["env_vars"] = dict.fromkeys(env_vars, MASK) if isinstance(env_vars, dict) else MASK
+        return redact_urls(json.dumps(whole, sort_keys=True))
+    except (ValueError, RecursionError):  # the second for what is nested too deeply
         return "{}"
-    if not isinstance(whole, dict):
-        return "{}"
-    if env_vars := whole.get("env_vars"):
-        whole["env_vars"] = dict.fromkeys(env_vars, MASK) if isinstance(env_vars, dict) else MASK
-    return redact_urls(json.dumps(whole, sort_keys=True))
 
 
 def parse(
@@ -141,7 +141,7 @@ def parse(
 def _load(serialized: str) -> dict[str, Any]:
     try:
         whole = json.loads(serialized or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidSpecError(
             f"it is not JSON ({error})",
             remedy="send what RuntimeEnv.serialize() returns",
