@@ -11,6 +11,10 @@ ARGS ?=
 export PYTHON
 # uv's own cache stays in the folder too: a clone leaves nothing behind elsewhere when it is removed.
 export UV_CACHE_DIR ?= $(CURDIR)/.work/uv-cache
+# Like pip, uv shall believe the certificates that the machine believes (a company's own, for instance).
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
+export UV_SYSTEM_CERTS ?= 1
+endif
 
 BIN := .venv/bin
 VENV := .venv/.ready
