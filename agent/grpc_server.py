@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from ray_envd.agent.pb import POOL, admin_pb2, admin_pb2_grpc, runtime_env_pb2, runtime_env_pb2_grpc
 
@@ -95,15 +95,10 @@ class GrpcServer:
 
 
 def _pool() -> Any:
-    """Our own descriptors and those of the health service, which reflection shows beside them."""
-    if health_pb2.DESCRIPTOR.name not in _known_files():
-        POOL.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
+    """Our own descriptors and those of health and reflection, which reflection shows beside them."""
+    for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+        try:
+            POOL.FindFileByName(file.name)
+        except KeyError:
+            POOL.AddSerializedFile(file.serialized_pb)
     return POOL
-
-
-def _known_files() -> set[str]:
-    try:
-        POOL.FindFileByName(health_pb2.DESCRIPTOR.name)
-    except KeyError:
-        return set()
-    return {health_pb2.DESCRIPTOR.name}

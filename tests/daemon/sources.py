@@ -1,11 +1,13 @@
 """Where packages come from in these tests: archives and servers on loopback."""
 
+import re
 import threading
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
+from daemons import Daemon
 from fetch_servers import Request, WebServer
 
 
@@ -70,3 +72,10 @@ def left_over(store: Path) -> list[str]:
         if not (store / "markers-v1" / uid / kind / f"{path.name}.json").exists():
             found.append(path)
     return sorted(str(path.relative_to(store)) for path in found)
+
+
+def http_of(daemon: Daemon) -> str:
+    """Where the daemon's log says that it serves metrics."""
+    found = re.search(r"metrics and health on (http://[0-9.:]+)", daemon.log.read_text())
+    assert found is not None
+    return found[1]

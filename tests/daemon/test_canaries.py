@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import secrets
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from helpers import make_wheel
 from package_world import Index, make_sdist
 from processes import clean_environment
 from raylet import Env, MakeRaylet, Raylet
-from sources import FileServer, make_zip
+from sources import FileServer, http_of, make_zip
 
 from ray_envd.agent.client import Client, EnvFailedError
 
@@ -241,13 +240,6 @@ def look(scene: Scene, daemon: Daemon) -> None:
         scene.hear(" ".join(words), done.stdout + done.stderr)
     with urllib.request.urlopen(f"{http_of(daemon)}/metrics") as answer:
         scene.hear("metrics", answer.read().decode())
-
-
-def http_of(daemon: Daemon) -> str:
-    """Where the daemon's log says that it serves metrics."""
-    found = re.search(r"metrics and health on (http://[0-9.:]+)", daemon.log.read_text())
-    assert found is not None
-    return found[1]
 
 
 def written(*roots: Path) -> Iterator[tuple[Path, str]]:
