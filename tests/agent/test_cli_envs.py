@@ -256,7 +256,8 @@ def test_the_command_has_a_clean_start(call: Any) -> None:
     done = call("run", "{}", "--", "python", "-c", script, stdin=subprocess.DEVNULL)
     assert done.stdout == "no child\n[0, 1, 2, 3]\n"
     done = call("run", "{}", "--", "grep", "SigIgn", "/proc/self/status")
-    assert int(done.stdout.split()[1], 16) == 0
+    # Signals 32 and 33 are glibc's own: its posix_spawn, which make uses, leaves them ignored.
+    assert int(done.stdout.split()[1], 16) & 0x7FFF_FFFF == 0
 
 
 def test_a_failure_of_run_is_told_like_one_of_create(call: Any, fake: FakeDaemon, short_tmp: Path) -> None:
