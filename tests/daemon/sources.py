@@ -1,5 +1,6 @@
 """Where packages come from in these tests: archives and servers on loopback."""
 
+import contextlib
 import re
 import threading
 import zipfile
@@ -79,3 +80,12 @@ def http_of(daemon: Daemon) -> str:
     found = re.search(r"metrics and health on (http://[0-9.:]+)", daemon.log.read_text())
     assert found is not None
     return found[1]
+
+
+def descriptors(daemon: Daemon) -> int:
+    """How many files, sockets and pipes a daemon has open, but for its database: a connection per thread."""
+    count = 0
+    for path in Path(f"/proc/{daemon.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            count += "catalog-v1" not in str(path.readlink())
+    return count

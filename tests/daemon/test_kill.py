@@ -213,11 +213,11 @@ def test_a_second_daemon_is_refused(home: Daemon, make_raylet: MakeRaylet) -> No
 
 def test_an_idle_daemon_ends(home: Daemon, make_raylet: MakeRaylet) -> None:
     """One that a link started ends when its last raylet has been gone for idle_exit; not before."""
-    home.arguments = ("--idle-exit", "1s")
+    home.arguments = ("--idle-exit", "500ms")
     raylet = make_raylet(home, starts=home.command)
     pid = pid_of(home)
     assert pid is not None
-    end = time.monotonic() + 2.5
+    end = time.monotonic() + 1.5
     wait_until(lambda: time.monotonic() > end, 5)
     assert alive(pid)
     raylet.kill()

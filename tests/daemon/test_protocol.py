@@ -9,7 +9,7 @@ import pytest
 from daemons import Daemon
 from helpers import wait_until
 from raylet import CREATE, DELETE, INFO, Env, HttpError, MakeRaylet, Raylet
-from sources import left_over
+from sources import descriptors, left_over
 
 from ray_envd.agent.pb import runtime_env_pb2 as pb
 
@@ -211,14 +211,10 @@ def test_a_connection_is_kept_where_the_caller_wants_it(raylet: Raylet) -> None:
 def test_hundreds_of_calls_leave_no_descriptor(node: Daemon, raylet: Raylet) -> None:
     """Answered, dropped and half-sent requests: the daemon has as many descriptors as before."""
     raylet.prepared(ENV)
-
-    def descriptors() -> int:
-        return len(list(Path(f"/proc/{node.pid}/fd").iterdir()))
-
-    before = descriptors()
+    before = descriptors(node)
     for _ in range(100):
         raylet.prepared(ENV)
         raylet.create("{nonsense")
         with socket.create_connection(("127.0.0.1", raylet.port)) as connection:
             connection.sendall(b"POST /get_or_create_runtime_env HTTP/1.1\r\nContent-Length: 50\r\n\r\nhalf")
-    wait_until(lambda: descriptors() <= before, 10, "closed descriptors")
+    wait_until(lambda: descriptors(node) <= before, 10, "closed descriptors")
