@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ class Catalog:
     def __init__(self, cache: diskcache.Cache | None, rows: dict[str, Any]) -> None:
         self._cache = cache
         self.rows = rows
+        # sqlite writes one after the other anyway, and diskcache opens a connection (three descriptors) in
+        # each thread that comes along: one thread does it for all.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="catalog")
 
     @classmethod
     def open(cls, folder: Path, aside: Path) -> "Catalog":
@@ -78,16 +82,22 @@ class Catalog:
         if self._cache is None:
             return
         try:
-            with self._cache.transact():
-                for change in changes:
-                    change(self._cache)
+            self._writer.submit(_change, self._cache, list(changes)).result()
         except _DAMAGE as error:
             _log.warning("the catalog cannot be written: %r", error)
 
     def close(self) -> None:
-        """Closes the calling thread's connection; those of other threads close with their threads."""
-        if self._cache is not None:
-            self._cache.close()
+        """Closes the database; again is harmless. Nothing is written from then on."""
+        cache, self._cache = self._cache, None
+        if cache is not None:
+            self._writer.submit(cache.close).result()
+        self._writer.shutdown()
+
+
+def _change(cache: diskcache.Cache, changes: Iterable[Callable[[diskcache.Cache], None]]) -> None:
+    with cache.transact():
+        for change in changes:
+            change(cache)
 
 
 def _set(name: str, row: Any, cache: diskcache.Cache) -> None:
@@ -113,9 +123,8 @@ def _read(folder: Path) -> tuple[diskcache.Cache, dict[str, Any]]:
     try:
         with cache.transact():  # one transaction: many times quicker than one for each row
             rows = {name: cache[name] for name in cache.iterkeys()}
-    except BaseException:
-        cache.close()
-        raise
+    finally:
+        cache.close()  # this thread's connection
     return cache, rows
 
 
