@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,12 @@ from ray_envd.cache.owner import Owner, acting_as
 _THREADS = ThreadPoolExecutor(max_workers=256, thread_name_prefix="tool")
 #: Lines of output kept in memory: more than any tool prints that is not stuck in a loop.
 _KEPT_LINES = 20_000
+_ROUNDS = 100
 _KILL_AFTER = 0.5  # seconds between SIGTERM and SIGKILL
+
+#: In the environment of every tool, and so of its children: the store of the daemon that runs it.
+_VARIABLE = "RAY_ENVD_TOOL_OF"
+_mark: dict[str, str] = {}
 
 LineCallback = Callable[[str], None]
 
@@ -43,7 +49,7 @@ class _Run:
     """One run of a tool; ``blocking`` belongs to its thread, ``kill`` to anybody."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path | str, owner: Owner) -> None:
-        self._argv, self._env, self._cwd, self._owner = list(argv), dict(env), str(cwd), owner
+        self._argv, self._env, self._cwd, self._owner = list(argv), {**env, **_mark}, str(cwd), owner
         self._lock = threading.Lock()  # guards _process and _killed: kill() may come before the start
         self._process: subprocess.Popen[bytes] | None = None
         self._killed = False
@@ -153,3 +159,40 @@ def save_log(path: Path, argv: Sequence[str], completed: Completed, owner: Owner
         text = "\n".join((f"$ {' '.join(argv)}", *completed.lines, f"exit code {completed.returncode}", ""))
         path.write_text(text)
     return str(path)
+
+
+def adopt(store: Path) -> int:
+    """Marks this daemon's tools, and kills those that an earlier daemon of the store left behind; blocking.
+
+    A daemon that was killed could not end its builds. They would write where the next one builds, and hold
+    uv's locks for as long as they last. Call once, holding the store's lock, before any tool runs. Returns
+    how many processes were killed.
+    """
+    _mark[_VARIABLE] = str(store)
+    needle, killed = f"{_VARIABLE}={store}".encode(), 0
+    for _ in range(_ROUNDS):
+        pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+        found = sum(_kill_if_marked(pid, needle) for pid in pids)
+        if not found:
+            break
+        killed += found
+        time.sleep(0.01)  # what they started meanwhile is found in the next round
+    return killed
+
+
+def _kill_if_marked(pid: int, needle: bytes) -> bool:
+    """Kills a living process with the mark; through a pidfd, so that it is the one that was looked at."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        # Of a process that is no more than a zombie it is empty.
+        if needle not in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            return False
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

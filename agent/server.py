@@ -20,7 +20,7 @@ from pathlib import Path
 
 import uvloop
 
-from ray_envd.agent import notify
+from ray_envd.agent import notify, process
 from ray_envd.agent.collector import Collector
 from ray_envd.agent.config import Settings
 from ray_envd.agent.environments import Environments
@@ -283,6 +283,9 @@ async def _run(settings: Settings) -> int:
     except StoreLockedError as error:
         _log.error("%s", error)
         return EXIT_LOCKED
+    orphans = await asyncio.to_thread(process.adopt, settings.store)
+    if orphans:
+        _log.warning("%d processes of an earlier daemon's builds were killed", orphans)
     daemon = Daemon(settings, store)
     async with _signals(daemon):
         try:

@@ -1,12 +1,14 @@
 """Running tools."""
 
 import asyncio
+import contextlib
 import os
 import sys
 from pathlib import Path
 
 import pytest
 from helpers import wait_until
+from processes import marked
 
 from ray_envd.agent import process
 from ray_envd.agent.errors import ToolMissingError
@@ -80,3 +82,23 @@ async def test_a_log_holds_the_command_and_all_lines(tmp_path: Path) -> None:
         process.save_log, tmp_path / "logs" / "x.log", ["tool", "arg"], done, Owner.current()
     )
     assert await asyncio.to_thread(Path(path).read_text) == "$ tool arg\nhello\nexit code 1\n"
+
+
+async def test_a_next_daemon_ends_what_one_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tools carry the mark of their store, and so do their children; those of another store are spared."""
+    monkeypatch.setattr(process, "_mark", {})
+    mine, others = tmp_path / "mine", tmp_path / "others"
+    running = {}
+    for store in (mine, others):
+        await asyncio.to_thread(process.adopt, store)
+        running[store] = asyncio.create_task(run("sh", "-c", "sleep 60 & wait"))
+        mark = f"TOOL_OF={store}"
+        await asyncio.to_thread(wait_until, lambda mark=mark: len(marked(mark)) == 2, 10)
+    assert await asyncio.to_thread(process.adopt, mine) == 2
+    assert (await running[mine]).returncode == -9
+    assert not running[others].done()
+    running[others].cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running[others]

@@ -2,6 +2,8 @@
 
 import contextlib
 import re
+import secrets
+import tarfile
 import threading
 import zipfile
 from collections.abc import Mapping
@@ -10,6 +12,9 @@ from urllib.parse import unquote
 
 from daemons import Daemon
 from fetch_servers import Request, WebServer
+from package_world import make_project
+from processes import marked
+from raylet import Env
 
 
 def make_zip(path: Path, files: Mapping[str, str | bytes]) -> Path:
@@ -89,3 +94,56 @@ def descriptors(daemon: Daemon) -> int:
         with contextlib.suppress(FileNotFoundError):
             count += "catalog-v1" not in str(path.readlink())
     return count
+
+
+#: After the backend's own build_wheel.
+_SLOWLY = """
+import subprocess, sys, time
+_at_once = build_wheel
+def build_wheel(*arguments):
+    with open({witness!r}, "a") as witness:
+        witness.write("begun\\n")
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    child = subprocess.Popen([sys.executable, "-c", code, {mark!r}])
+    time.sleep(float(open({seconds!r}).read()))
+    child.kill()
+    return _at_once(*arguments)
+"""
+
+
+class Slow:
+    """A package whose build notes that it has begun, starts a child, and sleeps."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.folder, self.mark = folder, f"slow-{secrets.token_hex(6)}"
+        self.witness = folder / "witness"
+        self._seconds = folder / "seconds"
+        self._seconds.write_text(str(seconds))
+        project = make_project(folder / "sources", "slow", "1.0")
+        (project / "PKG-INFO").write_text("Metadata-Version: 2.2\nName: slow\nVersion: 1.0\n")
+        with (project / "backend.py").open("a") as backend:
+            backend.write(
+                _SLOWLY.format(witness=str(self.witness), mark=self.mark, seconds=str(self._seconds))
+            )
+        with tarfile.open(folder / "slow-1.0.tar.gz", "w:gz") as archive:
+            archive.add(project, "slow-1.0")
+
+    def hurry(self) -> None:
+        """Builds that begin from now on sleep no more."""
+        self._seconds.write_text("0")
+
+    @property
+    def env(self) -> Env:
+        """The runtime env that builds it."""
+        options = ["--no-index", "--find-links", str(self.folder)]
+        return {"pip": {"packages": ["slow"], "pip_install_options": options}, "env_vars": {"X": self.mark}}
+
+    @property
+    def begun(self) -> int:
+        """How often its build has begun."""
+        return self.witness.read_text().count("begun") if self.witness.exists() else 0
+
+    @property
+    def processes(self) -> list[int]:
+        """What runs of it: the mark stands in the environment of the tools and on a child's command line."""
+        return marked(self.mark)

@@ -16,7 +16,7 @@ from daemons import Daemon, serves, stats_of
 from helpers import wait_until
 from processes import alive, clean_environment
 from raylet import MakeRaylet
-from sources import FileServer, left_over, make_zip
+from sources import FileServer, Slow, left_over, make_zip
 
 
 @pytest.fixture
@@ -118,6 +118,22 @@ def test_killed_in_the_middle_of_a_download(
         web.gate.set()
         assert pending.result().ok
     assert raylet.references() == 1
+    assert left_over(home.store) == []
+
+
+def test_what_a_killed_daemon_was_running_ends(home: Daemon, make_raylet: MakeRaylet, tmp_path: Path) -> None:
+    """The next daemon ends the tools of the first, and their children, before it builds in the same place."""
+    raylet = make_raylet(home, starts=home.command)
+    slow = Slow(tmp_path, 600)
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(raylet.persistent, slow.env)
+        wait_until(lambda: slow.begun and len(slow.processes) > 1, 20, "the build")
+        orphans = slow.processes
+        slow.hurry()
+        kill_daemon(home)
+        assert pending.result().ok
+    assert [pid for pid in orphans if alive(pid)] == []
+    assert slow.begun == 2
     assert left_over(home.store) == []
 
 

@@ -1,8 +1,6 @@
 """Those who wait: their deadlines, their leaving, their number, and what they read meanwhile."""
 
-import secrets
 import socket
-import tarfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,56 +9,11 @@ from pathlib import Path
 import pytest
 from daemons import Daemon
 from helpers import wait_until
-from package_world import make_project
-from processes import alive, marked
+from processes import alive
 from raylet import CREATE, Env, MakeRaylet, Raylet, serialize
-from sources import FileServer, descriptors, left_over, make_zip
+from sources import FileServer, Slow, descriptors, left_over, make_zip
 
 from ray_envd.agent.pb import runtime_env_pb2 as pb
-
-#: After the backend's own build_wheel.
-_SLOWLY = """
-import subprocess, sys, time
-_at_once = build_wheel
-def build_wheel(*arguments):
-    with open({witness!r}, "a") as witness:
-        witness.write("begun\\n")
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-    child = subprocess.Popen([sys.executable, "-c", code, {mark!r}])
-    time.sleep({seconds})
-    child.kill()
-    return _at_once(*arguments)
-"""
-
-
-class Slow:
-    """A package whose build notes that it has begun, starts a child, and sleeps."""
-
-    def __init__(self, folder: Path, seconds: float) -> None:
-        self.folder, self.mark = folder, f"slow-{secrets.token_hex(6)}"
-        self.witness = folder / "witness"
-        project = make_project(folder / "sources", "slow", "1.0")
-        (project / "PKG-INFO").write_text("Metadata-Version: 2.2\nName: slow\nVersion: 1.0\n")
-        with (project / "backend.py").open("a") as backend:
-            backend.write(_SLOWLY.format(witness=str(self.witness), mark=self.mark, seconds=seconds))
-        with tarfile.open(folder / "slow-1.0.tar.gz", "w:gz") as archive:
-            archive.add(project, "slow-1.0")
-
-    @property
-    def env(self) -> Env:
-        """The runtime env that builds it."""
-        options = ["--no-index", "--find-links", str(self.folder)]
-        return {"pip": {"packages": ["slow"], "pip_install_options": options}, "env_vars": {"X": self.mark}}
-
-    @property
-    def begun(self) -> int:
-        """How often its build has begun."""
-        return self.witness.read_text().count("begun") if self.witness.exists() else 0
-
-    @property
-    def processes(self) -> list[int]:
-        """What runs of it: the mark stands in the environment of the tools and on a child's command line."""
-        return marked(self.mark)
 
 
 @pytest.fixture
