@@ -19,6 +19,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "agent/fetch"), str(HERE.par
 
 from daemons import Daemon  # noqa: E402 - found by the lines above
 from fetch_servers import S3  # noqa: E402
+from helpers import make_wheel  # noqa: E402
 from package_world import UV  # noqa: E402
 from raylet import MakeRaylet, Raylet  # noqa: E402
 from sources import FileServer  # noqa: E402
@@ -75,11 +76,14 @@ def raylet(make_raylet: MakeRaylet) -> Raylet:
 
 @pytest.fixture(scope="session")
 def interpreter(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The Python of a Ray that lives in a virtual environment, with a module ``below`` of its own."""
-    venv = tmp_path_factory.mktemp("ray") / "venv"
+    """The Python of a Ray that lives in a virtual environment, with a package ``below`` of its own."""
+    folder = tmp_path_factory.mktemp("ray")
+    venv = folder / "venv"
     subprocess.run([UV, "venv", "-q", "--python", sys.executable, venv], check=True)
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    (venv / "lib" / version / "site-packages" / "below.py").write_text("where = 'below'\n")
+    wheel = make_wheel(folder, "below", "1.0", source="where = 'below'\n")
+    subprocess.run(
+        [UV, "pip", "install", "-q", "--no-index", "--no-cache", "--python", venv, wheel], check=True
+    )
     return os.fspath(venv / "bin/python")
 
 

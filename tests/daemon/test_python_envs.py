@@ -1,6 +1,7 @@
 """pip and uv fields, from the request to the worker that imports."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from daemons import Daemon
 from helpers import make_wheel, wait_until
+from package_world import make_sdist
 from processes import clean_environment
 from raylet import Env, MakeRaylet, Raylet
 from sources import FileServer, left_over, make_zip
@@ -95,10 +97,14 @@ def test_two_versions_at_once(ray: Raylet, wheels: Path) -> None:
         assert ray.run(created, "import tiny; print(tiny.__version__)") == version
 
 
-def test_nothing_that_the_interpreter_has_is_installed(node: Daemon, ray: Raylet, wheels: Path) -> None:
-    """A requirement that is satisfied already leads to an environment without packages."""
-    created = ray.prepared({"pip": {"packages": [], "pip_install_options": ["--no-index"]}})
-    assert ray.run(created, "import below; print(below.where)") == "below"
+@pytest.mark.parametrize("field", [pip, uv])
+def test_nothing_that_the_interpreter_has_is_installed(ray: Raylet, tmp_path: Path, field: Any) -> None:
+    """A requirement that is satisfied already is used from below, though nobody offers the package."""
+    created = ray.prepared(field(tmp_path, "below>=1"))
+    where = Path(ray.run(created, "import below; print(below.__file__)"))
+    assert where.is_relative_to(Path(ray.python).parent.parent)
+    (site,) = Path(created.fields["py_executable"]).parent.parent.glob("lib/*/site-packages")
+    assert not list(site.glob("below*"))
 
 
 def test_a_requirements_file_of_the_working_dir(ray: Raylet, wheels: Path, tmp_path: Path) -> None:
@@ -218,3 +224,31 @@ def test_a_field_of_a_wrong_form(ray: Raylet, env: Env, words: list[str]) -> Non
     assert all(word in message for word in words), message
     assert "Traceback" not in message
     assert "nexpected" not in message
+
+
+def test_unused_environments_go_when_the_raylets_limit_is_passed(
+    make_raylet: MakeRaylet, interpreter: str, tmp_path: Path
+) -> None:
+    """RAY_RUNTIME_ENV_PIP_CACHE_SIZE_GB=0 for one cluster; another's environments stay."""
+    make_wheel(tmp_path, "limited", "1.0")
+    make_wheel(tmp_path, "unlimited", "1.0")
+    limited = make_raylet(python=interpreter, RAY_RUNTIME_ENV_PIP_CACHE_SIZE_GB="0")
+    free = make_raylet(python=interpreter)
+    gone = Path(limited.prepared(pip(tmp_path, "limited")).fields["py_executable"])
+    stays = Path(free.prepared(pip(tmp_path, "unlimited")).fields["py_executable"])
+    assert limited.delete(pip(tmp_path, "limited"))
+    assert free.delete(pip(tmp_path, "unlimited"))
+    wait_until(lambda: not os.path.lexists(gone), 5, "the unused environment's end")
+    assert os.path.lexists(stays)
+    assert limited.create(pip(tmp_path, "limited")).ok
+
+
+def test_a_build_that_fails_tells_why(node: Daemon, ray: Raylet, tmp_path: Path) -> None:
+    """The last words of the package's build reach the user, all of them are in a log that he is told of."""
+    make_sdist(tmp_path, "fails", "1.0", prologue="raise SystemExit('the reason why it fails')")
+    message = ray.refused(pip(tmp_path, "fails"))
+    assert "could not be installed" in message
+    assert "the reason why it fails" in message
+    log = Path(message.partition("full log: ")[2].strip())
+    assert "the reason why it fails" in log.read_text()
+    assert left_over(node.store) == []
