@@ -115,6 +115,7 @@ class Daemon:
     async def start(self) -> None:
         """Listens everywhere; the store is open and recovered already."""
         self._inner.parent.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(_remove_stale, self.settings.socket)
         self._inner.mkdir(mode=0o700)
         await self._grpc.start_unix(self._inner / "grpc")
         await self._gate.start()
@@ -238,6 +239,12 @@ class Daemon:
         self.workshop.close()
         self.references.close()
         self.store.close()
+
+
+def _remove_stale(control: Path) -> None:
+    """Removes the folders in which daemons that were killed had gRPC's own socket."""
+    for folder in control.parent.glob(f".{control.name}.{'[0-9a-f]' * 8}"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def link_socket(control: Path) -> Path:

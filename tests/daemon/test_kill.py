@@ -101,6 +101,7 @@ def test_references_are_exact_after_a_kill(home: Daemon, make_raylet: MakeRaylet
     assert raylet.references() == 4 + 1 + 4
     assert stats_of(home.socket).builds == 0
     assert stats_of(home.socket).references == 9
+    assert len(list(home.socket.parent.glob(".d.sock.*"))) == 1
     assert [raylet.delete(env) for _ in range(6)] == [True] * 5 + [False]
 
 
