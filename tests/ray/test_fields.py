@@ -193,7 +193,7 @@ def test_job_level_environment(node: RayNode, workspace: Path, wheels: Path) -> 
         import os, sys, pathlib
         import greeting, envd_wheel, envd_sample, beside
         answer = {
-            "cwd": os.getcwd(), "files": sorted(os.listdir(".")),
+            "cwd": os.getcwd(), "files": sorted(set(os.listdir(".")) - {"__pycache__"}),
             "data": pathlib.Path("data.txt").read_text(),
             "module": greeting.WORDS, "wheel": envd_wheel.__version__, "pip": envd_sample.__version__,
             "beside": beside.__file__, "job": os.environ["ENVD_JOB"], "own": os.environ.get("ENVD_OWN"),
