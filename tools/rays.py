@@ -125,6 +125,9 @@ class RayNode:
             "--dashboard-agent-listen-port": listen,
             "--metrics-export-port": metrics,
             "--temp-dir": str(self.folder),
+            # Any free ports: two clusters of this machine must not reach for the same range.
+            "--min-worker-port": "0",
+            "--max-worker-port": "0",
             "--num-cpus": "8",
             "--object-store-memory": "80000000",
             "--include-dashboard": str(self.dashboard).lower(),
