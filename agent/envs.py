@@ -1,11 +1,19 @@
-"""The envs of a session: one that is ready, how it is written down, and how it is shown."""
+"""The envs of a session: which are ready, which failed and for how long that counts, which nobody uses."""
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ray_envd.agent.errors import DrainingError, EnvError, Retry
 from ray_envd.cache.keys import ObjectKey
+
+#: Seconds for which a failure that may pass is remembered: long enough to spare a retry storm.
+_TRANSIENT_TTL = 5.0
+_MOST_FAILURES = 1000
+_MOST_IDLE = 1000  # ready envs that nobody uses
+_MOST_TOLD = 10_000  # (job, env) pairs that are known to have been told of a reuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +75,95 @@ def recorded(objects: tuple[ObjectKey, ...], summary: Mapping[str, Any]) -> Read
         )
     except (KeyError, TypeError, ValueError):
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    error: EnvError
+    runtime_env: str
+    until: float
+    creation_ms: int
+
+
+class SessionEnvs:
+    """What is known of one session's envs, by env digest; bounded, since a session may live for months.
+
+    Attributes:
+        ready: those that can be given at once.
+    """
+
+    def __init__(self, failure_ttl: float) -> None:
+        """A lasting failure is remembered for so many seconds."""
+        self.ready: dict[str, ReadyEnv] = {}
+        self._failure_ttl = failure_ttl
+        self._failures: dict[str, _Failure] = {}
+        self._idle: dict[str, None] = {}
+        self._told: set[tuple[str, str]] = set()
+
+    def add(self, digest: str, env: ReadyEnv) -> None:
+        """An env is ready; what it failed with before is history."""
+        self.ready[digest] = env
+        self._failures.pop(digest, None)
+
+    def tell(self, job_id: str, digest: str) -> bool:
+        """Notes that a job knows of an env; whether it did not yet."""
+        if (job_id, digest) in self._told:
+            return False
+        if len(self._told) >= _MOST_TOLD:
+            self._told.clear()
+        self._told.add((job_id, digest))
+        return True
+
+    def used(self, digest: str) -> None:
+        """An env has a reference."""
+        self._idle.pop(digest, None)
+
+    def unused(self, digest: str) -> str | None:
+        """An env has no reference any more; returns the env to forget, if there are too many such."""
+        self._idle[digest] = None
+        if len(self._idle) <= _MOST_IDLE:
+            return None
+        oldest = next(iter(self._idle))
+        del self._idle[oldest]
+        self.ready.pop(oldest, None)
+        return oldest
+
+    def fail(self, digest: str, runtime_env: str, error: EnvError, started: float) -> None:
+        """Keeps a failure from being tried again at once. Stock remembers each for ten minutes.
+
+        Args:
+            digest: of the env.
+            runtime_env: masked, for people.
+            error: what it failed with.
+            started: when its preparation began, on the monotonic clock.
+        """
+        if isinstance(error, DrainingError):
+            return
+        while len(self._failures) >= _MOST_FAILURES:
+            del self._failures[next(iter(self._failures))]
+        lasting = error.retry is Retry.PERMANENT
+        ttl = self._failure_ttl if lasting else min(_TRANSIENT_TTL, self._failure_ttl)
+        now = time.monotonic()
+        self._failures[digest] = _Failure(error, runtime_env, now + ttl, round((now - started) * 1000))
+
+    def raise_known(self, digest: str) -> None:
+        """Raises what an env failed with, for as long as that counts."""
+        failure = self._failures.get(digest)
+        if failure is None:
+            return
+        if failure.until > time.monotonic():
+            raise failure.error
+        del self._failures[digest]
+
+    def states(self, count: Callable[[str], int]) -> list[EnvState]:
+        """Every env as it is shown; ``count`` gives an env's references."""
+        states = {
+            digest: EnvState(env.runtime_env, count(digest), True, None, env.creation_ms)
+            for digest, env in self.ready.items()
+        }
+        now = time.monotonic()
+        for digest, failure in self._failures.items():
+            if failure.until > now:
+                text = str(failure.error)
+                states[digest] = EnvState(failure.runtime_env, 0, False, text, failure.creation_ms)
+        return list(states.values())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ray_envd.agent.envs import EnvState, ReadyEnv, record_of, recorded
+from ray_envd.agent.envs import EnvState, ReadyEnv, SessionEnvs, record_of, recorded
 from ray_envd.agent.errors import DrainingError, EnvError, Retry, SetupTimeoutError, unexpected
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.once import Once
@@ -37,11 +37,6 @@ _log = logging.getLogger(__name__)
 DEFAULT_TIMEOUT = 600
 #: Ray's proxy for Ray Client asks for envs and never gives them back: stock does not count it.
 _UNCOUNTED_SOURCES = frozenset({"client_server"})
-#: Seconds for which a failure that may pass is remembered: long enough to spare a retry storm.
-_TRANSIENT_TTL = 5.0
-_MOST_FAILURES = 1000
-_MOST_IDLE = 1000  # ready envs of a session that nobody uses
-_MOST_TOLD = 10_000  # (job, env) pairs of a session that are known to have been told of a reuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +68,6 @@ class Ask:
         return None if self.timeout < 0 else float(self.timeout or DEFAULT_TIMEOUT)
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    error: EnvError
-    runtime_env: str
-    until: float
-    creation_ms: int
-
-
 class Manager:
     """The daemon's centre. Everything but ``start_session`` and ``end_session`` works on one event loop."""
 
@@ -99,10 +86,7 @@ class Manager:
         self._preparation, self._trees, self._logs = preparation, trees, logs
         self._once = Once()
         self._progress: dict[tuple[str, str], Progress] = {}
-        self._ready: dict[str, dict[str, ReadyEnv]] = {}
-        self._failures: dict[str, dict[str, _Failure]] = {}
-        self._told: dict[str, set[tuple[str, str]]] = {}
-        self._idle: dict[str, dict[str, None]] = {}
+        self._envs: dict[str, SessionEnvs] = {}
         self._housekeeping: set[asyncio.Future[Any]] = set()
 
     # sessions
@@ -110,26 +94,26 @@ class Manager:
     async def start_session(self, session: Session) -> None:
         """Registers a session, or finds the references of one that has come back."""
         await self.workshop.thread(self.references.start, session.id, session.facts())
-        ready = self._ready.setdefault(session.id, {})
-        self._failures.setdefault(session.id, {})
-        self._told.setdefault(session.id, set())
-        self._idle.setdefault(session.id, {})
+        envs = self._envs.setdefault(session.id, SessionEnvs(session.settings.failure_ttl))
         for record in self.references.envs(session.id):
             env = recorded(record.objects, record.summary)
-            if env is not None:
-                ready.setdefault(record.env_digest, env)
+            if env is not None and record.env_digest not in envs.ready:
+                envs.add(record.env_digest, env)
                 if not record.count:
-                    self._idle[session.id].setdefault(record.env_digest)
-        await self._trees.recover(session, {tree for env in ready.values() for tree in env.trees})
+                    envs.unused(record.env_digest)
+        await self._trees.recover(session, {tree for env in envs.ready.values() for tree in env.trees})
 
     async def end_session(self, session_id: str) -> None:
         """Drops every reference of a session whose raylet is gone."""
-        for table in (self._ready, self._failures, self._told, self._idle):
-            table.pop(session_id, None)
+        self._envs.pop(session_id, None)
         self._trees.forget(session_id)
         dropped = await self.workshop.thread(self.references.end, session_id)
         _log.info("session %s ended, %d references dropped", session_id, dropped)
         self.on_release()
+
+    def _of(self, session: Session) -> SessionEnvs:
+        """A session's envs; of one that has just ended, none that anybody else sees."""
+        return self._envs.get(session.id) or SessionEnvs(session.settings.failure_ttl)
 
     # acquire
 
@@ -139,15 +123,12 @@ class Manager:
         Loop-safe and quick: this is what a warm cluster calls all day.
         """
         digest = digest_of_serialized(ask.serialized)
-        env = self._ready.get(session.id, {}).get(digest)
+        envs = self._of(session)
+        env = envs.ready.get(digest)
         if env is None or not self._take(session, digest, env, counted=ask.counted):
             return None
         self.metrics.acquires.labels("hit").inc()
-        told = self._told[session.id]
-        if (ask.job_id, digest) not in told:
-            if len(told) >= _MOST_TOLD:
-                told.clear()
-            told.add((ask.job_id, digest))
+        if envs.tell(ask.job_id, digest):
             self._tell_reuse(session, ask)
         return env.context
 
@@ -177,14 +158,14 @@ class Manager:
 
     async def _acquire(self, session: Session, ask: Ask, listener: Listener | None) -> ReadyEnv:
         digest = digest_of_serialized(ask.serialized)
-        self._raise_known_failure(session, digest)
+        self._of(session).raise_known(digest)
         if self.draining:
             raise DrainingError("the daemon is shutting down", remedy="ask again in a moment")
         spec = self._parse(session, ask, digest)
         log = SetupLog(self._logs, session, ask.job_id, ask.log_files, spec.redactor)
         for name in spec.unknown:
             log.write(f"runtime_env field {name} is not recognized and will be ignored.", "WARNING")
-        self._told[session.id].add((ask.job_id, digest))
+        self._of(session).tell(ask.job_id, digest)
         try:
             async with asyncio.timeout(ask.seconds):
                 env = await self._ready_env(session, spec, log, listener, counted=ask.counted)
@@ -233,14 +214,14 @@ class Manager:
             whole = len(held) == len(env.objects) and self._trees.use(session.id, env.trees)
             if whole and counted:
                 self.references.acquire(session.id, digest)
-                self._idle[session.id].pop(digest, None)
+                self._of(session).used(digest)
         except NotFoundError:
             whole = False  # forgotten as idle, between its preparation and now
         finally:
             for key in held:
                 store.unhold(key)
         if not whole:
-            self._ready.get(session.id, {}).pop(digest, None)
+            self._of(session).ready.pop(digest, None)
         return whole
 
     # preparation
@@ -253,7 +234,7 @@ class Manager:
                 secrets=session.secrets,
             )
         except EnvError as error:
-            self._remember_failure(session, digest, shown(ask.serialized), error, time.monotonic())
+            self._of(session).fail(digest, shown(ask.serialized), error, time.monotonic())
             redact = Redactor(session.secrets | secrets_in_urls(ask.serialized))
             log = SetupLog(self._logs, session, ask.job_id, ask.log_files, redact)
             log.write(str(error), "ERROR")
@@ -270,7 +251,7 @@ class Manager:
                     return await self._prepare(session, spec, progress, started)
                 except EnvError as error:
                     if error.retry is Retry.PERMANENT or attempt >= session.settings.retry_times:
-                        self._remember_failure(session, spec.digest, spec.redacted, error, started)
+                        self._of(session).fail(spec.digest, spec.redacted, error, started)
                         raise
                     pause = session.settings.retry_interval * 2 ** (attempt - 1)
                     progress.report("runtime_env", "attempt failed", f"{error.cause}; again in {pause:g} s")
@@ -301,35 +282,12 @@ class Manager:
             await self.workshop.thread(
                 self.references.bind, session.id, spec.digest, env.objects, record_of(env)
             )
+        except NotFoundError:
+            raise DrainingError("the session has ended") from None
         finally:
             prepared.close()
-        self._ready[session.id][spec.digest] = env
-        self._failures[session.id].pop(spec.digest, None)
+        self._of(session).add(spec.digest, env)
         return env
-
-    # failures
-
-    def _remember_failure(
-        self, session: Session, digest: str, runtime_env: str, error: EnvError, started: float
-    ) -> None:
-        """Keeps a failure from being tried again at once. Stock remembers each for ten minutes."""
-        lasting = error.retry is Retry.PERMANENT
-        ttl = session.settings.failure_ttl if lasting else min(_TRANSIENT_TTL, session.settings.failure_ttl)
-        failures = self._failures.get(session.id)
-        if failures is None or isinstance(error, DrainingError):
-            return
-        while len(failures) >= _MOST_FAILURES:
-            del failures[next(iter(failures))]
-        now = time.monotonic()
-        failures[digest] = _Failure(error, runtime_env, now + ttl, round((now - started) * 1000))
-
-    def _raise_known_failure(self, session: Session, digest: str) -> None:
-        failure = self._failures.get(session.id, {}).get(digest)
-        if failure is None:
-            return
-        if failure.until > time.monotonic():
-            raise failure.error
-        del self._failures[session.id][digest]
 
     # release and report
 
@@ -350,13 +308,8 @@ class Manager:
             self.on_release()
 
     def _forget_idle(self, session: Session, digest: str) -> None:
-        """Bounds what is known of envs that nobody uses: a session may live for months."""
-        idle = self._idle[session.id]
-        idle[digest] = None
-        if len(idle) > _MOST_IDLE:
-            oldest = next(iter(idle))
-            del idle[oldest]
-            self._ready[session.id].pop(oldest, None)
+        oldest = self._of(session).unused(digest)
+        if oldest is not None:
             self._later(self._preparation.forget(session, oldest))
             self._later(self.workshop.thread(self.references.unbind, session.id, oldest))
 
@@ -367,7 +320,8 @@ class Manager:
 
     def _evict_excess(self, session: Session) -> None:
         """Holds the session to its own limits of unreferenced objects, where its raylet names any."""
-        for key in excess(session, self._ready, self.workshop.store, self.references.is_referenced):
+        ready = {session_id: envs.ready for session_id, envs in self._envs.items()}
+        for key in excess(session, ready, self.workshop.store, self.references.is_referenced):
             self._later(self._evict(key))
 
     async def _evict(self, key: ObjectKey) -> None:
@@ -377,22 +331,13 @@ class Manager:
             _log.info("not collected: %s", error)
 
     def _trees_in_use(self, session: Session) -> set[str]:
-        ready = self._ready.get(session.id, {})
-        used = (env for digest, env in ready.items() if self.references.count(session.id, digest))
+        ready = self._of(session).ready.items()
+        used = (env for digest, env in ready if self.references.count(session.id, digest))
         return {tree for env in used for tree in env.trees}
 
     def info(self, session: Session) -> list[EnvState]:
         """The envs of a session: those in use, those ready, those that failed."""
-        states = {}
-        for digest, env in self._ready.get(session.id, {}).items():
-            count = self.references.count(session.id, digest)
-            states[digest] = EnvState(env.runtime_env, count, True, None, env.creation_ms)
-        now = time.monotonic()
-        for digest, failure in self._failures.get(session.id, {}).items():
-            if failure.until > now:
-                text = str(failure.error)
-                states[digest] = EnvState(failure.runtime_env, 0, False, text, failure.creation_ms)
-        return list(states.values())
+        return self._of(session).states(partial(self.references.count, session.id))
 
     async def finished(self) -> None:
         """Waits until no preparation is under way."""

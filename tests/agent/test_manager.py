@@ -224,7 +224,7 @@ async def test_envs_that_nobody_uses_are_forgotten_in_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A session that lives long does not keep a record of every env it ever had; used ones stay."""
-    monkeypatch.setattr("ray_envd.agent.manager._MOST_IDLE", 3)
+    monkeypatch.setattr("ray_envd.agent.envs._MOST_IDLE", 3)
     session = await world.session()
     kept = Ask('{"env_vars": {"N": "kept"}}')
     await world.manager.acquire(session, kept)
