@@ -1,7 +1,9 @@
 """Fixtures for every test. Fixtures of one area live in that area's own conftest."""
 
 import inspect
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,6 +24,18 @@ def short_tmp() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="re-", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def other_users() -> None:
+    """For tests of other users: only root can act as one, and he must be able to run us where we stand."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as another user")
+    probe = [sys.executable, "-I", "-c", "import ray_envd.agent.fetcher"]
+    try:
+        subprocess.run(probe, check=True, user=41000, group=41000, extra_groups=[], cwd="/")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("another user cannot run this interpreter where it stands")
 
 
 @pytest.fixture(autouse=True)

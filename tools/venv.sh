@@ -18,6 +18,13 @@ if ! suits "$python"; then
   fi
 fi
 
+# Root's own interpreter (pyenv and the like) is often one that other users cannot run, and a daemon of root runs
+# things as other users: the system's, where it will do.
+if [ "$python" = python3 ] && [ "$(id -u)" = 0 ] && suits /usr/bin/python3 \
+  && /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null; then
+  python=/usr/bin/python3
+fi
+
 if ! { [ -x .venv/bin/python ] && suits .venv/bin/python; }; then
   if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     # Debian ships both in a package of their own; its name carries the version where it is not the default.

@@ -90,10 +90,10 @@ def test_attach_and_detach_leave_no_trace(ray: Installation) -> None:
     assert not detach(ray.python).changed
 
 
-def test_attached_script_runs_under_that_interpreter(ray: Installation) -> None:
+def test_attached_script_runs_under_that_interpreter(ray: Installation, short_tmp: Path) -> None:
     """The link finds its settings and the stock agent beside it."""
     attach(ray.python, socket=SOCKET, daemon=["/nonexistent/ray-envd"])
-    environment = {"RAY_ENVD_SOCKET": str(ray.package / "none.sock")}
+    environment = {"RAY_ENVD_SOCKET": str(short_tmp / "none.sock")}
     flags = ["--runtime-env-dir=/tmp/x/y", "--node-ip-address=127.0.0.1"]
     done = subprocess.run(
         [str(ray.python), str(ray.main), *flags], env=environment, capture_output=True, check=True

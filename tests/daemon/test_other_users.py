@@ -20,9 +20,7 @@ from sources import left_over, make_zip
 from ray_envd.agent.pb import admin_pb2
 
 SYSTEM = "/usr/bin/python3"
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not os.access(SYSTEM, os.X_OK), reason="only root can work as somebody else"
-)
+pytestmark = pytest.mark.usefixtures("other_users")
 #: Three users; none of them needs an entry in the password database.
 ALICE, BOB, CAROL = 41001, 41002, 41003
 #: A hello that says the least.

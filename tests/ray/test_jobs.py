@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import STOCK, VERSIONS, actor, ask, task
+from asking import STOCK, actor, ask, task
 from daemons import Daemon
 from helpers import wait_until
 from rays import RayNode
@@ -93,10 +93,8 @@ def test_ray_client_gets_its_environment(node: RayNode, workspace: Path, wheels:
     assert reply.values == [["1.0", "sent", "yes"]] * 2
 
 
-def test_ray_client_is_told_why_it_cannot_connect(node: RayNode, wheels: Path, ray_version: str) -> None:
+def test_ray_client_is_told_why_it_cannot_connect(node: RayNode, wheels: Path) -> None:
     """A client whose job-level environment cannot be made reads why; Ray takes 30 s to tell."""
-    if ray_version != VERSIONS[0]:
-        pytest.skip("once is enough for half a minute")
     env = {"pip": [f"--find-links {wheels}", "--no-index", "envd-sample==9.9"]}
     (answer,) = ask(node, task("answer = 1"), address=node.client_address, init={"runtime_env": env}).answers
     assert "envd-sample==9.9" in answer["message"]
