@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,8 @@ def examine(settings: Settings, pythons: Sequence[Path]) -> list[Finding]:
         ("podman", lambda: tools.podman(shutil.which("podman"))),
         ("user namespaces", tools.user_namespaces),
     ]
+    if os.geteuid() == 0:
+        checks.append(("other users", lambda: tools.other_users(sys.executable)))
     look = partial(
         interpreter.ray,
         socket=settings.socket,

@@ -6,6 +6,7 @@ from pathlib import Path
 from ray_envd.agent.doctor.finding import Finding, fail, ok, warn
 
 _SECONDS = 10
+_NOBODY = 65534
 _SYSCTLS = Path("/proc/sys")
 
 
@@ -63,3 +64,30 @@ def user_namespaces(sysctls: Path = _SYSCTLS) -> Finding:
             found = f"{name.replace('/', '.')} is {value}: users may not make them"
             return warn("user namespaces", found, f"{remedy} (only containers need them)")
     return ok("user namespaces", "users may make them")
+
+
+def other_users(interpreter: str, uid: int = _NOBODY) -> Finding:
+    """A daemon of root fetches and builds as the users whose raylets ask. For root only."""
+    probe = [interpreter, "-I", "-c", "import ray_envd.agent.fetcher"]
+    try:
+        done = subprocess.run(
+            probe,
+            user=uid,
+            group=uid,
+            extra_groups=[],
+            cwd="/",
+            capture_output=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+        problem = "" if done.returncode == 0 else f"exit code {done.returncode}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        problem = str(error)
+    if problem:
+        return warn(
+            "other users",
+            f"they cannot run {interpreter}: {problem}",
+            "install ray-envd and its Python where every user may read them, e.g. in /opt with the system's"
+            " Python; needed only where raylets of other users than root use this daemon",
+        )
+    return ok("other users", "they can run what the daemon runs for them")

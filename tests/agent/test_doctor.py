@@ -82,6 +82,17 @@ def test_switched_off_user_namespaces(tmp_path: Path, switch: str, value: str) -
     assert "sysctl -w" in finding.remedy
 
 
+@pytest.mark.usefixtures("other_users")
+def test_an_installation_that_other_users_cannot_run(short_tmp: Path) -> None:
+    """A daemon of root in a place of root's alone would fail for everybody else: it is said before."""
+    assert tools.other_users(sys.executable).level is Level.OK
+    closed = short_tmp / "closed"
+    closed.mkdir(mode=0o700)
+    program = closed / "python"
+    program.symlink_to(sys.executable)
+    is_bad(tools.other_users(str(program)), Level.WARN, "cannot run")
+
+
 # the store
 
 
