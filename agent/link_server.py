@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 #: Seconds that a recorded session has to say hello again if its raylet cannot be seen (another pid
 #: namespace). One whose raylet is known to be dead ends at once, one whose raylet lives is waited for.
 _RETURN_SECONDS = 60.0
+_PAUSE = 0.2  # seconds
 
 
 class LinkServer:
@@ -59,7 +60,13 @@ class LinkServer:
         assert self._listener is not None  # noqa: S101 - start() has set it
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(self._listener)
+            try:
+                connection, _ = await loop.sock_accept(self._listener)
+            except OSError as error:
+                # Out of descriptors, say: that passes, and links must be heard again when it has.
+                _log.warning("cannot accept a link: %s", error)
+                await asyncio.sleep(_PAUSE)
+                continue
             task = asyncio.create_task(self._serve(connection), name="link")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
