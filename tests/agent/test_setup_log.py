@@ -77,18 +77,15 @@ def test_a_missing_folder_does_not_stop_the_writer(writer: SetupLogWriter, tmp_p
     assert "kept" in (tmp_path / "runtime_env_setup-2.log").read_text()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root serves other users")
-def test_the_file_belongs_to_the_sessions_owner(writer: SetupLogWriter, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("other_users")
+def test_the_file_belongs_to_the_sessions_owner(writer: SetupLogWriter, short_tmp: Path) -> None:
     """A daemon of root writes logs as the user, so that his Ray can rotate and remove them."""
-    tmp_path.chmod(0o755)
-    folder = tmp_path / "logs"
+    short_tmp.chmod(0o755)
+    folder = short_tmp / "logs"
     folder.mkdir()
     os.chown(folder, 12345, 12346)
     owner = Owner(12345, 12346, "/", "12345")
     made = Session("s", owner, "/python", {}, folder, log_dir=folder)
-    for parent in tmp_path.parents:
-        if not parent.stat().st_mode & 0o001:
-            pytest.skip(f"{parent} keeps other users out")
     SetupLog(writer, made, "1", [], Redactor()).write("mine")
     assert writer.flushed().wait(5)
     assert (folder / "runtime_env_setup-1.log").stat().st_uid == 12345
