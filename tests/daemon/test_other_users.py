@@ -37,6 +37,7 @@ def as_user(uid: int, *words: str | Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
+        timeout=30,  # a peer that is never answered is a failure, not a standstill
         cwd="/",
         env={"PATH": os.environ["PATH"]},
     )
