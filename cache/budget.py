@@ -6,8 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from ray_envd.cache.errors import NeverFitsError, NoRoomError
-
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+from ray_envd.cache.text import bytes_text
 
 
 class Budget:
@@ -52,16 +51,17 @@ class Budget:
     def _check(self, size: int, reserved: int, stored: int, free: int) -> None:
         limit = self._limit
         if limit is not None and size > limit:
-            raise NeverFitsError(f"{human(size)} are needed, the whole budget is {human(limit)}")
+            raise NeverFitsError(f"{bytes_text(size)} are needed, the whole budget is {bytes_text(limit)}")
         if limit is not None and stored + reserved > limit:
             raise NoRoomError(
-                f"{human(size)} are needed; of the budget of {human(limit)}, {human(stored)} are stored and"
-                f" {human(reserved - size)} reserved by other builds"
+                f"{bytes_text(size)} are needed; of the budget of {bytes_text(limit)},"
+                f" {bytes_text(stored)} are stored and {bytes_text(reserved - size)} reserved by other builds"
             )
         if reserved + self._min_free > free:
             raise NoRoomError(
-                f"{human(size)} are needed; the disk has {human(free)} free, of which {human(self._min_free)}"
-                f" must stay so and {human(reserved - size)} are reserved by other builds"
+                f"{bytes_text(size)} are needed; the disk has {bytes_text(free)} free, of which"
+                f" {bytes_text(self._min_free)} must stay so and {bytes_text(reserved - size)} are reserved"
+                " by other builds"
             )
 
     def _give_back(self, size: int) -> None:
@@ -109,11 +109,3 @@ class Reservation:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
-
-
-def human(size: int) -> str:
-    """A number of bytes for people, in powers of 1024."""
-    value, unit = float(size), 0
-    while abs(value) >= 1024 and unit < len(_UNITS) - 1:  # noqa: PLR2004 - the base
-        value, unit = value / 1024, unit + 1
-    return f"{value:.4g} {_UNITS[unit]}"

@@ -7,9 +7,9 @@ Least recently used goes first. Nothing is asked of the disk here and nothing ch
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from ray_envd.cache.budget import human
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.records import Entry
+from ray_envd.cache.text import bytes_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def _over_kind_limits(
     for entry in free:
         kind = entry.key.kind
         if kind in left and left[kind] > kind_bytes[kind]:
-            victims.append(Victim(entry, f"{kind} is above its limit of {human(kind_bytes[kind])}"))
+            victims.append(Victim(entry, f"{kind} is above its limit of {bytes_text(kind_bytes[kind])}"))
             left[kind] -= entry.bytes
     return victims
 
@@ -134,9 +134,9 @@ def _over_kind_limits(
 def _goal(whole: int, limits: Limits, target: int | None) -> tuple[int | None, str]:
     """Down to how many bytes, and why; None: nothing is to go."""
     if target is not None:
-        return target, f"asked to come down to {human(target)}"
+        return target, f"asked to come down to {bytes_text(target)}"
     high = limits.high_bytes
     if high is None or whole <= high:
         return None, ""
     low = high if limits.low_bytes is None else limits.low_bytes
-    return low, f"the store is above {human(high)} and comes down to {human(low)}"
+    return low, f"the store is above {bytes_text(high)} and comes down to {bytes_text(low)}"

@@ -25,8 +25,8 @@ from rays import ASK, ROOT, RayNode, install_ray
 from rich.console import Console
 from rich.table import Table
 
-from ray_envd.agent.humanize import bytes_text
 from ray_envd.agent.pb import admin_pb2
+from ray_envd.cache.text import bytes_text
 
 RAY = "2.60.0"
 console = Console(highlight=False)

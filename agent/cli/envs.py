@@ -17,7 +17,8 @@ from ray_envd.agent.cli.holder import received, start_holder
 from ray_envd.agent.cli.spec_argument import read_spec
 from ray_envd.agent.client import Client, Context, Created, short_id
 from ray_envd.agent.client import Event as ClientEvent
-from ray_envd.agent.humanize import DURATION_FORMS, parse_duration, seconds_text
+from ray_envd.agent.humanize import DURATION_FORMS, parse_duration
+from ray_envd.cache.text import seconds_text
 
 F = TypeVar("F", bound=Callable[..., Any])
 _EXAMPLE = """\b

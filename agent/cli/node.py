@@ -21,7 +21,8 @@ from ray_envd.agent.cli.common import (
 )
 from ray_envd.agent.config import TABLE, ConfigError
 from ray_envd.agent.config_sources import Loaded, Value, reference_table
-from ray_envd.agent.humanize import Size, bytes_text
+from ray_envd.agent.humanize import Size
+from ray_envd.cache.text import bytes_text
 
 if TYPE_CHECKING:
     from ray_envd.agent.attach import AttachReport, Status

@@ -12,7 +12,8 @@ from ray_envd.agent.cli import failures, tables
 from ray_envd.agent.cli.common import Exit, State, pass_state, print_json, shared_options
 from ray_envd.agent.client import Client, ClientError, DaemonUnavailableError, Object
 from ray_envd.agent.config import ConfigError
-from ray_envd.agent.humanize import SIZE_FORMS, Size, bytes_text, parse_size
+from ray_envd.agent.humanize import SIZE_FORMS, Size, parse_size
+from ray_envd.cache.text import bytes_text
 
 
 def _complete_id(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ray_envd.agent.cli.common import console
 from ray_envd.agent.client import Collection, Object, Session, Stats
-from ray_envd.agent.humanize import ago_text, bytes_text, seconds_text
+from ray_envd.cache.text import ago_text, bytes_text, seconds_text
 
 _BAR = 30
 _LEAST = 10

@@ -11,7 +11,7 @@ from ray_envd.agent.client import Client, ClientError, DaemonUnavailableError, S
 from ray_envd.agent.config_kinds import Address
 from ray_envd.agent.config_sources import LONGEST_SOCKET
 from ray_envd.agent.doctor.finding import Finding, fail, ok, warn
-from ray_envd.agent.humanize import seconds_text
+from ray_envd.cache.text import seconds_text
 
 _SECONDS = 5
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ray_envd.agent.doctor.finding import Finding, fail, ok, warn
-from ray_envd.agent.humanize import bytes_text
+from ray_envd.cache.text import bytes_text
 
 _FICLONE = 0x40049409  # ioctl_ficlonerange(2)
 _SCARCE, _FEW = 0.10, 0.01  # shares of the disk, of the inodes

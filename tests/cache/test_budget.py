@@ -1,10 +1,8 @@
 import threading
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from ray_envd.cache.budget import Budget, human
+from ray_envd.cache.budget import Budget
 from ray_envd.cache.errors import NeverFitsError, NoRoomError
 
 
@@ -103,11 +101,3 @@ def test_threads_never_reserve_more_than_there_is() -> None:
     for thread in threads:
         thread.join(10)
     assert (len(won), budget.reserved) == (14, 98)
-
-
-@given(st.integers(min_value=0, max_value=1 << 62))
-def test_sizes_are_short_for_people(size: int) -> None:
-    """At most a handful of digits and a unit."""
-    number, unit = human(size).split()
-    assert len(number) <= 9
-    assert unit in {"B", "KiB", "MiB", "GiB", "TiB"}
