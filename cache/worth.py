@@ -1,0 +1,91 @@
+"""What keeping an object is worth: the seconds that it is likely to save, for each byte that it takes.
+
+::
+
+    worth = heat(now) x (build seconds + fetched bytes / bandwidth + overhead) / size
+
+It is the priority of GreedyDual-Size-Frequency (L. Cherkasova, "Improving WWW Proxies Performance with
+Greedy-Dual-Size-Frequency Caching Policy", HP Laboratories, HPL-98-69R1, 1998): frequency times cost by size.
+That policy ages objects with a counter which grows with each eviction; here the frequency itself fades, as
+the "combined recency and frequency" of LRFU (D. Lee et al., "LRFU: A Spectrum of Policies that Subsumes the
+Least Recently Used and Least Frequently Used Policies", IEEE Transactions on Computers 50(12), 2001): each
+use adds one, and what was there halves every :data:`HALF_LIFE`. So nothing needs to be kept but the heat and
+the time of the last use, and two objects keep their order as long as neither is used.
+
+Everything here is a pure function of its arguments.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+#: Seconds after which a use counts half. Jobs come back daily: what ran yesterday still weighs, what ran once
+#: a week ago weighs as good as nothing.
+HALF_LIFE = 86400.0
+
+
+class Rated(Protocol):
+    """What the worth of an object depends on besides its size; see :class:`ray_envd.cache.records.Entry`."""
+
+    @property
+    def heat(self) -> float:
+        """How often it was used, faded, as of the last use."""
+
+    @property
+    def last_used(self) -> float:
+        """Unix seconds."""
+
+    @property
+    def build_seconds(self) -> float:
+        """What it took to make."""
+
+    @property
+    def fetched_bytes(self) -> int:
+        """What was downloaded for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The constants of the formula.
+
+    Attributes:
+        half_life: seconds after which a use counts half.
+        bytes_per_second: how many downloaded bytes weigh as much as a second of building. The measured
+            seconds hold the download as quick as it was that day; this adds what it costs network and index.
+        overhead_seconds: what any rebuild costs beyond what was measured: a worker that waits, the request.
+        least_bytes: what an object counts at least; what frees less than a block is not worth its removal.
+    """
+
+    half_life: float = HALF_LIFE
+    bytes_per_second: float = 50e6
+    overhead_seconds: float = 0.05
+    least_bytes: int = 4096
+
+
+WEIGHTS = Weights()
+
+
+def warmed(heat: float, last_used: float, now: float, half_life: float = HALF_LIFE) -> float:
+    """The heat at ``now`` of what had ``heat`` when it was last used; a use at ``now`` adds one.
+
+    A clock that went back changes nothing: no time has passed.
+    """
+    age = now - last_used
+    return heat * 2.0 ** (-age / half_life) if age > 0 else heat
+
+
+def worth(rated: Rated, size: float, now: float, weights: Weights = WEIGHTS) -> float:
+    """Seconds saved per byte held: higher stays longer.
+
+    Args:
+        rated: the object.
+        size: bytes that its removal frees, or that it answers for.
+        now: unix seconds.
+        weights: the constants.
+    """
+    heat = warmed(rated.heat, rated.last_used, now, weights.half_life)
+    return heat * rebuild_seconds(rated, weights) / max(size, weights.least_bytes)
+
+
+def rebuild_seconds(rated: Rated, weights: Weights = WEIGHTS) -> float:
+    """What it costs to have the object again, as seconds."""
+    return rated.build_seconds + rated.fetched_bytes / weights.bytes_per_second + weights.overhead_seconds
