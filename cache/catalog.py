@@ -1,4 +1,8 @@
-"""The catalog: what is stored, for a quick start; on diskcache, rows as JSON (never pickle), one per object.
+"""The catalog: what is stored, for a quick start; on diskcache, as JSON (never pickle), one row per object.
+
+Rows stand together in shards, by a checksum of their names, since a start reads all of them and each value
+of the database costs a query: ten thousand take half a second one by one. Earlier versions kept each row by
+itself; those are taken into the shards. An earlier version that finds shards makes its rows from the markers.
 
 It is a copy. The truth about objects is in their markers; only use and links are kept here alone, and losing
 those costs time, not correctness. So a catalog that cannot be read is moved aside and made anew, and a
@@ -10,9 +14,9 @@ import logging
 import shutil
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,8 @@ from ray_envd.cache.keys import ObjectKey
 
 _log = logging.getLogger(__name__)
 _UNLIMITED = 2**62
+_SHARDS = 256
+_SHARD = "shard/"  # names of rows begin with a number
 
 #: What sqlite, zlib and json raise on damage, and diskcache when the file is of another version of it.
 _DAMAGE = (
@@ -72,17 +78,17 @@ class Catalog:
 
     def put_many(self, rows: Iterable[tuple[str, Any]]) -> None:
         """Writes rows through, all or none."""
-        self._write(partial(_set, name, row) for name, row in rows)
+        self._write(dict(rows))
 
     def drop(self, names: Iterable[str]) -> None:
         """Removes rows; those that are not there do not matter."""
-        self._write(partial(_delete, name) for name in names)
+        self._write(dict.fromkeys(names))
 
-    def _write(self, changes: Iterable[Callable[[diskcache.Cache], None]]) -> None:
-        if self._cache is None:
+    def _write(self, changes: Mapping[str, Any]) -> None:
+        if self._cache is None or not changes:
             return
         try:
-            self._writer.submit(_change, self._cache, list(changes)).result()
+            self._writer.submit(_change, self._cache, changes).result()
         except _DAMAGE as error:
             _log.warning("the catalog cannot be written: %r", error)
 
@@ -94,18 +100,28 @@ class Catalog:
         self._writer.shutdown()
 
 
-def _change(cache: diskcache.Cache, changes: Iterable[Callable[[diskcache.Cache], None]]) -> None:
+def _change(cache: diskcache.Cache, changes: Mapping[str, Any]) -> None:
+    """Writes rows into their shards; None takes one out."""
+    by_shard: dict[str, dict[str, Any]] = defaultdict(dict)
+    for name, row in changes.items():
+        by_shard[_shard_of(name)][name] = row
     with cache.transact():
-        for change in changes:
-            change(cache)
+        for shard, changed in by_shard.items():
+            rows = _rows(cache, shard) | changed
+            cache.set(shard, {name: row for name, row in rows.items() if row is not None})
 
 
-def _set(name: str, row: Any, cache: diskcache.Cache) -> None:
-    cache.set(name, row)
+def _shard_of(name: str) -> str:
+    return f"{_SHARD}{zlib.crc32(name.encode()) % _SHARDS:02x}"
 
 
-def _delete(name: str, cache: diskcache.Cache) -> None:
-    cache.delete(name)
+def _rows(cache: diskcache.Cache, shard: str) -> dict[str, Any]:
+    """A shard's rows; none if it is damaged: their markers know most of it."""
+    try:
+        return dict(mapping(cache.get(shard)))
+    except (zlib.error, ValueError) as error:
+        _log.warning("%s of the catalog is damaged, its rows are made anew: %r", shard, error)
+        return {}
 
 
 def _read(folder: Path) -> tuple[diskcache.Cache, dict[str, Any]]:
@@ -121,11 +137,26 @@ def _read(folder: Path) -> tuple[diskcache.Cache, dict[str, Any]]:
         statistics=0,
     )
     try:
-        with cache.transact():  # one transaction: many times quicker than one for each row
-            rows = {name: cache[name] for name in cache.iterkeys()}
+        with cache.transact():  # one transaction: many times quicker than one for each shard
+            rows = _read_rows(cache)
     finally:
         cache.close()  # this thread's connection
     return cache, rows
+
+
+def _read_rows(cache: diskcache.Cache) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    single = {}
+    for name in list(cache.iterkeys()):
+        if name.startswith(_SHARD):
+            rows |= _rows(cache, name)
+        else:
+            single[name] = cache[name]  # of an earlier version
+    if single:
+        _change(cache, single)
+        for name in single:
+            cache.delete(name)
+    return rows | single
 
 
 def _is_full(error: Exception) -> bool:
