@@ -5,6 +5,7 @@ README's table are all made of it. Where values come from is :mod:`ray_envd.agen
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -12,15 +13,18 @@ from typing import Any
 
 from ray_envd.agent.config_kinds import (
     ADDRESS,
+    AUTO,
     BYTES,
     COUNT,
     FORMAT,
-    FREE_BYTES,
+    KIND_SHARES,
     LEVEL,
     LEVELS,
     NONE,
+    OBJECT_KINDS,
     OPTIONAL_PATH,
     OPTIONAL_SECONDS,
+    OPTIONAL_SHARE,
     PATH,
     PROGRAM,
     RATIO,
@@ -33,6 +37,9 @@ from ray_envd.agent.config_kinds import (
 from ray_envd.agent.humanize import Size
 
 _TABLE = "ray_envd.setting"
+#: Where nothing is set: the high watermark as a share of max_bytes, the low one as a share of the high one.
+_HIGH, _LOW = 0.9, 5 / 6
+_MIN_FREE = 1024**3
 
 
 class ConfigError(Exception):
@@ -136,16 +143,41 @@ class Settings:
     max_bytes: Size = field(
         metadata=_row(SHARE, "80%", "Budget of everything stored, in bytes or percent of the disk.")
     )
-    high_watermark: Size = field(
-        metadata=_row(SHARE, "90%", "Collection starts above it; bytes or percent of max_bytes.")
+    high_watermark: Size | None = field(
+        metadata=_row(
+            OPTIONAL_SHARE,
+            AUTO,
+            "Collection starts above it; bytes or percent of the disk.",
+            shown="auto: 90% of max_bytes (72% of the disk)",
+        )
     )
-    low_watermark: Size = field(
-        metadata=_row(SHARE, "75%", "Collection goes down to it; bytes or percent of max_bytes.")
+    low_watermark: Size | None = field(
+        metadata=_row(
+            OPTIONAL_SHARE,
+            AUTO,
+            "Collection goes down to it; bytes or percent of the disk.",
+            shown="auto: 5/6 of high_watermark (60% of the disk)",
+        )
+    )
+    kind_max: Mapping[str, Size] = field(
+        metadata=_row(
+            KIND_SHARES,
+            NONE,
+            "Above it, unused objects of a kind are collected, such as python=20GiB,archive=10%; kinds:"
+            f" {', '.join(OBJECT_KINDS)}; bytes or percent of the disk.",
+        )
     )
     min_unused_age: float = field(
         metadata=_row(SECONDS, "60s", "What was used within this time is not collected; seconds.")
     )
-    min_free: int = field(metadata=_row(FREE_BYTES, "1GiB", "Bytes of the disk that no build may take."))
+    min_free: Size | None = field(
+        metadata=_row(
+            OPTIONAL_SHARE,
+            AUTO,
+            "What of the disk no build may take, and below which collection starts; bytes or percent of it.",
+            shown="auto: 1GiB, at most 5% of the disk",
+        )
+    )
     resolution_ttl: float = field(
         metadata=_row(SECONDS, "1h", "After it, unpinned requirements and URLs are looked up anew; seconds.")
     )
@@ -195,12 +227,28 @@ class Settings:
     @property
     def high_bytes(self) -> int:
         """``high_watermark`` in bytes."""
-        return self.high_watermark.of(self.budget_bytes)
+        if self.high_watermark is None:
+            return int(self.budget_bytes * _HIGH)
+        return self.high_watermark.of(self.disk_bytes)
 
     @property
     def low_bytes(self) -> int:
         """``low_watermark`` in bytes."""
-        return self.low_watermark.of(self.budget_bytes)
+        if self.low_watermark is None:
+            return int(self.high_bytes * _LOW)
+        return self.low_watermark.of(self.disk_bytes)
+
+    @property
+    def min_free_bytes(self) -> int:
+        """``min_free`` in bytes."""
+        if self.min_free is None:
+            return min(_MIN_FREE, self.disk_bytes // 20)
+        return self.min_free.of(self.disk_bytes)
+
+    @property
+    def kind_bytes(self) -> dict[str, int]:
+        """``kind_max`` in bytes."""
+        return {kind: share.of(self.disk_bytes) for kind, share in self.kind_max.items()}
 
     def read_tcp_token(self) -> str:
         """The token of ``tcp_token_file``; blocking.

@@ -7,12 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ray_envd.agent.humanize import DURATION_FORMS, SIZE_FORMS, parse_bytes, parse_duration, parse_size
+from ray_envd.agent.humanize import (
+    DURATION_FORMS,
+    SIZE_FORMS,
+    Size,
+    parse_bytes,
+    parse_duration,
+    parse_size,
+)
 
 T = TypeVar("T")
 Address = tuple[str, int]
 
-NONE = "none"
+NONE, AUTO = "none", "auto"
+#: Of objects in the store.
+OBJECT_KINDS = ("python", "archive", "base", "tool", "image")
 _MOST_PORT = 65535
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("auto", "console", "json")
@@ -62,6 +71,30 @@ def _or_none(parse: Callable[[str], T]) -> Callable[[str], T | None]:
     return lambda text: None if text.strip().lower() == NONE else parse(text)
 
 
+def _or_auto(parse: Callable[[str], T]) -> Callable[[str], T | None]:
+    return lambda text: None if text.strip().lower() == AUTO else parse(text)
+
+
+def parse_kinds(text: str) -> dict[str, Size]:
+    """``kind=share,...``, each kind once; empty for ``none``."""
+    if text.strip().lower() == NONE:
+        return {}
+    shares: dict[str, Size] = {}
+    for part in text.split(","):
+        kind, equals, share = (each.strip() for each in part.partition("="))
+        if not equals:
+            raise ValueError(f"{part.strip()!r} is not kind=size")
+        if kind not in OBJECT_KINDS:
+            raise ValueError(f"{kind!r} is none of {', '.join(OBJECT_KINDS)}")
+        if kind in shares:
+            raise ValueError(f"{kind} is named twice")
+        try:
+            shares[kind] = parse_size(share)
+        except ValueError as error:
+            raise ValueError(f"{share!r} of {kind}: {error}") from None
+    return shares
+
+
 def _positive(parse: Callable[[str], T]) -> Callable[[str], T]:
     def checked(text: str) -> T:
         value = parse(text)
@@ -107,8 +140,11 @@ SWITCH = Kind("true or false", _flag, "write true or false")
 COUNT = Kind("number", _positive(_number(int)), "write a whole number above 0")
 RATIO = Kind("number", _positive(_number(float)), "write a number above 0")
 BYTES = Kind("size", _positive(parse_bytes), SIZE_FORMS)
-FREE_BYTES = Kind("size", parse_bytes, SIZE_FORMS)
 SHARE = Kind("size or percent", parse_size, f"{SIZE_FORMS}, or a percentage such as 85%")
+OPTIONAL_SHARE = Kind(
+    "size, percent or auto", _or_auto(parse_size), f"{SIZE_FORMS}, a percentage such as 85%, or auto"
+)
+KIND_SHARES = Kind("list or none", parse_kinds, "write kind=size, such as python=20GiB,archive=10%, or none")
 SECONDS = Kind("duration", parse_duration, DURATION_FORMS)
 OPTIONAL_SECONDS = Kind("duration or none", _or_none(_positive(parse_duration)), f"{DURATION_FORMS}, or none")
 LEVEL = Kind("word", _one_of(*LEVELS), f"write one of {', '.join(LEVELS)}")

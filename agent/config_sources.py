@@ -10,6 +10,7 @@ from typing import Any
 
 from ray_envd.agent.config import TABLE, ConfigError, Setting, Settings
 from ray_envd.agent.config_kinds import OPTIONAL_PATH, PATH, PROGRAM, SWITCH, is_loopback
+from ray_envd.cache.text import bytes_text
 
 CONFIG_VARIABLE = "RAY_ENVD_CONFIG"
 _PREFIX = "RAY_ENVD_"
@@ -235,23 +236,27 @@ def _check_addresses(settings: Settings, values: Mapping[str, Value]) -> None:
 
 
 def _check_watermarks(settings: Settings, values: Mapping[str, Value]) -> None:
-    if settings.budget_bytes <= 0:
+    """In bytes: what is written as a size and what as a percentage may only cross on this disk."""
+    limit, high, low = settings.budget_bytes, settings.high_bytes, settings.low_bytes
+    if limit <= 0:
         raise _wrong(values, "max_bytes", "nothing could be stored", TABLE["max_bytes"].kind.remedy)
-    if settings.high_bytes > settings.budget_bytes:
+    if high > limit:
         raise _wrong(
             values,
             "high_watermark",
-            f"it is more than max_bytes ({settings.budget_bytes} bytes)",
+            f"it is {bytes_text(high)} here, more than max_bytes, {bytes_text(limit)}",
             "lower it, or raise max_bytes",
         )
-    if settings.low_bytes > settings.high_bytes:
-        high = values["high_watermark"]
+    if low > high:
+        origin = values["high_watermark"].origin
         raise _wrong(
             values,
             "low_watermark",
-            f"it is above high_watermark, which is {high.text!r} ({high.origin})",
+            f"it is {bytes_text(low)} here, above high_watermark, {bytes_text(high)} ({origin})",
             "make low_watermark at most high_watermark",
         )
+    if settings.min_free_bytes >= settings.disk_bytes:
+        raise _wrong(values, "min_free", "it is the whole disk or more", TABLE["min_free"].kind.remedy)
 
 
 # what nobody knows

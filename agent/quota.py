@@ -1,8 +1,9 @@
 """A session's own limits: ``RAY_RUNTIME_ENV_<FIELD>_CACHE_SIZE_GB`` of its raylet's environment.
 
-In stock each field of each node keeps unreferenced URIs until the variable's size (10 GB) is passed. Here the
-store's own budget does that for all; a cluster that sets the variable is held to it on top, for the objects
-that it uses and nobody else wants.
+In stock, each field of each node keeps what is unused until all of the field, used and unused, is more than
+the variable says (10 GB; ``URICache._evict_if_needed`` in ``ray/_private/runtime_env/uri_cache.py``). Here
+the store's own budget does that for all; a cluster that sets the variable is held to it on top, for the
+objects that it brought and nobody else wants.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,12 +37,9 @@ def excess(
     }
     gone = []
     for field, limit in session.settings.cache_bytes.items():
-        unused = [
-            entry
-            for entry in _entries(field, ready.get(session.id, {}), store)
-            if entry.key not in others and not is_referenced(entry.key)
-        ]
-        over = sum(entry.bytes for entry in unused) - limit
+        entries = _entries(field, ready.get(session.id, {}), store)
+        over = sum(entry.bytes for entry in entries) - limit
+        unused = [entry for entry in entries if entry.key not in others and not is_referenced(entry.key)]
         for entry in sorted(unused, key=lambda each: each.last_used):
             if over <= 0:
                 break

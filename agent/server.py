@@ -70,7 +70,7 @@ class Daemon:
         limits = ArchiveLimits(total_bytes=settings.archive_max_bytes, ratio=int(settings.archive_max_ratio))
         self._trees = Trees(limits)
         budget = Budget(
-            settings.budget_bytes, lambda: shutil.disk_usage(settings.store).free, settings.min_free
+            settings.budget_bytes, lambda: shutil.disk_usage(settings.store).free, settings.min_free_bytes
         )
         self.workshop = Workshop(store, budget, self.metrics, settings.build_parallelism)
         self.references = References.open(store.layout.sessions)
@@ -256,7 +256,7 @@ def _limits(settings: Settings) -> Limits:
     return Limits(
         high_bytes=settings.high_bytes,
         low_bytes=settings.low_bytes,
-        kind_bytes={},
+        kind_bytes=settings.kind_bytes,
         min_unused_seconds=settings.min_unused_age,
     )
 

@@ -160,11 +160,11 @@ class Trees:
         trees = self._trees.get(session.id, {})
         for field in _FOLDERS:
             limit = session.settings.cache_bytes.get(field, _DEFAULT_LIMIT)
-            if sum(tree.bytes for tree in trees.values() if tree.field == field) <= limit:
+            excess = sum(tree.bytes for tree in trees.values() if tree.field == field) - limit
+            if excess <= 0:
                 continue
             busy = in_use()
             unused = [(p, t) for p, t in trees.items() if t.field == field and p not in busy]
-            excess = sum(tree.bytes for _, tree in unused) - limit
             for path, tree in sorted(unused, key=lambda item: item[1].last_used):
                 if excess <= 0:
                     break

@@ -1,7 +1,9 @@
 """``attach``, ``detach``, ``config`` and ``doctor``: setting up a node and looking at it."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +21,8 @@ from ray_envd.agent.cli.common import (
     print_json,
     shared_options,
 )
-from ray_envd.agent.config import TABLE, ConfigError
+from ray_envd.agent.config import TABLE, ConfigError, Settings
 from ray_envd.agent.config_sources import Loaded, Value, reference_table
-from ray_envd.agent.humanize import Size
 from ray_envd.cache.text import bytes_text
 
 if TYPE_CHECKING:
@@ -175,25 +176,27 @@ def config(state: State, /, *, reference: bool, store: str | None) -> None:
 
 def _as_dict(loaded: Loaded, name: str, value: Value) -> dict[str, Any]:
     made: dict[str, Any] = {"value": value.value, "source": value.source, "from": value.origin}
-    if isinstance(value.value, Size):
-        made["value"], made["bytes"] = str(value.value), _bytes(loaded, name)
-    if isinstance(value.value, tuple):
+    if name in _SHARES:
+        made["value"], made["bytes"] = value.text, _SHARES[name](loaded.settings)
+    elif name == "kind_max":
+        made["value"], made["bytes"] = value.text, loaded.settings.kind_bytes
+    elif isinstance(value.value, tuple):
         made["value"] = value.text
     return {**made, "flag": TABLE[name].flag, "variable": TABLE[name].variable}
 
 
-def _bytes(loaded: Loaded, name: str) -> int:
-    settings = loaded.settings
-    return {
-        "max_bytes": settings.budget_bytes,
-        "high_watermark": settings.high_bytes,
-        "low_watermark": settings.low_bytes,
-    }[name]
+#: Settings that may be shares of the disk, in bytes.
+_SHARES: dict[str, Callable[[Settings], int]] = {
+    "max_bytes": attrgetter("budget_bytes"),
+    "high_watermark": attrgetter("high_bytes"),
+    "low_watermark": attrgetter("low_bytes"),
+    "min_free": attrgetter("min_free_bytes"),
+}
 
 
 def _shown(loaded: Loaded, name: str, value: Value) -> str:
-    if isinstance(value.value, Size):
-        return f"{value.text} ({bytes_text(_bytes(loaded, name))})"
+    if name in _SHARES:
+        return f"{value.text} ({bytes_text(_SHARES[name](loaded.settings))})"
     return str(value.value) if isinstance(value.value, Path) else value.text
 
 

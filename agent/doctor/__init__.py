@@ -31,7 +31,7 @@ def examine(settings: Settings, pythons: Sequence[Path]) -> list[Finding]:
         ("uv", lambda: tools.uv(_uv())),
         ("store", lambda: place),
         ("mount options", lambda: store.noexec(here)),
-        ("disk space", lambda: store.space(here, settings.min_free)),
+        ("disk space", lambda: store.space(here, settings.min_free_bytes)),
         ("inodes", lambda: store.inodes(here)),
         *(() if place.level is Level.FAIL else _by_trying(here)),
         ("socket", lambda: daemon_checks.socket_folder(settings.socket)),

@@ -39,7 +39,7 @@ def test_flags_beat_variables_beat_the_file_beats_defaults(home: Path) -> None:
     toml = 'min_free = "1GB"\nlog_level = "debug"\nlog_format = "json"\n'
     got = loaded(home, {"min_free": "3GB"}, toml=toml, RAY_ENVD_MIN_FREE="2GB", RAY_ENVD_LOG_LEVEL="error")
     settings, values = got.settings, got.values
-    assert (settings.min_free, settings.log_level, settings.log_format) == (3 * 10**9, "error", "json")
+    assert (settings.min_free_bytes, settings.log_level, settings.log_format) == (3 * 10**9, "error", "json")
     assert settings.drain_timeout == 30
     assert [values[name].origin for name in ("min_free", "log_level", "log_format", "drain_timeout")] == [
         "--min-free",
@@ -79,14 +79,37 @@ def test_a_users_file_is_found_by_its_usual_place(home: Path) -> None:
     assert loaded(home, XDG_CONFIG_HOME=str(home / "xdg")).settings.build_parallelism == 4
 
 
-def test_shares_are_of_the_disk_and_of_the_budget(home: Path) -> None:
-    """max_bytes in percent is of the disk, the watermarks are of max_bytes; a store need not exist."""
-    got = loaded(home, {"max_bytes": "50%", "high_watermark": "80%", "low_watermark": "1kB"}).settings
+def test_shares_are_of_the_disk(home: Path) -> None:
+    """Also those of the watermarks, of what stays free and of the kinds; a store need not exist."""
+    flags = {"max_bytes": "50%", "high_watermark": "40%", "low_watermark": "1kB", "min_free": "2%"}
+    got = loaded(home, {**flags, "kind_max": "python=10%, archive=3GB"}).settings
     disk = os.statvfs(home)
     assert got.disk_bytes == disk.f_blocks * disk.f_frsize
     assert got.budget_bytes == int(got.disk_bytes * 0.5)
-    assert got.high_bytes == int(got.budget_bytes * 0.8)
+    assert got.high_bytes == int(got.disk_bytes * 0.4)
     assert got.low_bytes == 1000
+    assert got.min_free_bytes == int(got.disk_bytes * 0.02)
+    assert got.kind_bytes == {"python": int(got.disk_bytes * 0.1), "archive": 3 * 10**9}
+
+
+def test_watermarks_follow_what_is_set(home: Path) -> None:
+    """A budget in bytes needs no watermarks beside it, and a high watermark no low one."""
+    disk = loaded(home).settings
+    assert disk.low_bytes < disk.high_bytes < disk.budget_bytes
+    assert disk.low_bytes == pytest.approx(0.6 * disk.disk_bytes, rel=1e-6)
+    small = loaded(home, {"max_bytes": "1GB"}).settings
+    assert (small.high_bytes, small.low_bytes) == (900 * 10**6, 750 * 10**6)
+    high = loaded(home, {"max_bytes": "1GB", "high_watermark": "600MB"}).settings
+    assert (high.high_bytes, high.low_bytes) == (600 * 10**6, 500 * 10**6)
+
+
+def test_a_small_disk_keeps_less_free(home: Path) -> None:
+    """A gibibyte, but never more than a twentieth of the disk."""
+    settings = loaded(home).settings
+    vars(settings)["disk_bytes"] = 100 * 2**20
+    assert settings.min_free_bytes == 5 * 2**20
+    vars(settings)["disk_bytes"] = 10**13
+    assert settings.min_free_bytes == 2**30
 
 
 def test_values_are_parsed(home: Path) -> None:
@@ -115,7 +138,13 @@ def test_values_are_parsed(home: Path) -> None:
         ("max_bytes", "lots", "not a size"),
         ("max_bytes", "0", "nothing could be stored"),
         ("max_bytes", "120%", "at most 100"),
-        ("min_free", "50%", "not a size"),
+        ("min_free", "some", "not a size"),
+        ("min_free", "100%", "the whole disk"),
+        ("kind_max", "python", "'python' is not kind=size"),
+        ("kind_max", "pyton=1GB", "'pyton' is none of python, archive"),
+        ("kind_max", "python=1GB,python=2GB", "named twice"),
+        ("kind_max", "python=lots", "'lots' of python: it is not a size"),
+        ("kind_max", "python=101%", "at most 100"),
         ("drain_timeout", "soon", "not a duration"),
         ("build_parallelism", "0", "more than 0"),
         ("build_parallelism", "two", "not a number"),
@@ -132,7 +161,8 @@ def test_values_are_parsed(home: Path) -> None:
         ("store", "", "not a path"),
         ("socket", "/" + "x" * LONGEST_SOCKET, "room for"),
         ("high_watermark", "99999TB", "more than max_bytes"),
-        ("low_watermark", "95%", "above high_watermark, which is '90%' (default)"),
+        ("high_watermark", "81%", "more than max_bytes"),
+        ("low_watermark", "73%", "above high_watermark, "),
     ],
 )
 def test_a_wrong_value_is_named_with_its_origin_and_remedy(

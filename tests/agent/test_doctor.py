@@ -360,7 +360,7 @@ def test_doctor_tells_all_and_exits_by_the_worst(
     assert "ok   daemon: version 0.1.0, pid 4242" in text
     assert "warn ray of " in text
     assert f"     remedy: run `ray-envd attach --python {ray_python}`" in text
-    code, text = invoke(*common, "--json", RAY_ENVD_MIN_FREE="99999TB")
+    code, text = invoke(*common, "--json", RAY_ENVD_MIN_FREE="99.99%")
     assert code == 1
     failed = [each for each in json.loads(text) if each["level"] == "fail"]
     assert [each["check"] for each in failed] == ["disk space"]

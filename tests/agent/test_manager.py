@@ -207,6 +207,20 @@ async def test_a_session_is_held_to_its_own_cache_size(world: World) -> None:
     await asyncio.to_thread(wait_until, lambda: left() == ["cc", "dd"], 5, "two envs to go")
 
 
+async def test_what_is_used_counts_towards_a_sessions_cache_size(world: World) -> None:
+    """As in stock: unused envs fit by themselves, but not beside the one that is used."""
+    small = await world.session("small", cache_bytes={"pip": 30_000})
+    for digest in ("aa", "bb", "cc"):
+        await world.manager.acquire(small, ask(digest))
+    for digest in ("bb", "cc"):
+        world.manager.release(small, ask(digest).serialized, "")
+
+    def left() -> list[str]:
+        return sorted(entry.key.digest[:2] for entry in world.store.entries())
+
+    await asyncio.to_thread(wait_until, lambda: left() == ["aa", "cc"], 5, "one env to go")
+
+
 async def test_a_sessions_limit_spares_what_others_could_use(world: World) -> None:
     """Another cluster without that limit keeps its env ready."""
     small = await world.session("small", cache_bytes={"pip": 0})
