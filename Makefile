@@ -58,7 +58,7 @@ clean: ## remove all that the targets made in this folder
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 debian:
-	@tools/debian.sh systemd-analyze=systemd
+	@tools/debian.sh systemd-analyze=systemd gcc=gcc gencat=libc6-dev mkfs.ext4=e2fsprogs
 
 $(VENV): requirements-dev.lock pyproject.toml tools/venv.sh
 	@tools/venv.sh

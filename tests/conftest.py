@@ -18,6 +18,13 @@ sys.path.insert(0, str(ROOT / "tools"))
 from daemons import Daemon  # noqa: E402 - tools/ is no package; it is on the path from here on
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much of what is too long for every run is done."""
+    group = parser.getgroup("ray-envd")
+    group.addoption("--crash-points", default="40", metavar="N|all", help="steps to kill a daemon at")
+    group.addoption("--crash-seed", default=0, type=int, metavar="N", help="chooses which steps")
+
+
 @pytest.fixture
 def short_tmp() -> Iterator[Path]:
     """A folder with a short name: a Unix socket's may have 107 bytes, and pytest's own are long."""
