@@ -52,6 +52,7 @@ class Collector:
 
     async def _look(self) -> None:
         await self._workshop.thread(self._workshop.store.flush)
+        await self._workshop.thread(self._references.flush)
         if time.monotonic() - self._measured > _MEASURE_INTERVAL:
             self.uv_cache_bytes = await self._measure_uv()
         metrics, store = self._workshop.metrics, self._workshop.store

@@ -93,15 +93,23 @@ class Manager:
 
     async def start_session(self, session: Session) -> None:
         """Registers a session, or finds the references of one that has come back."""
-        await self.workshop.thread(self.references.start, session.id, session.facts())
+        known = await self.workshop.thread(self._begin, session)
         envs = self._envs.setdefault(session.id, SessionEnvs(session.settings.failure_ttl))
-        for record in self.references.envs(session.id):
-            env = recorded(record.objects, record.summary)
-            if env is not None and record.env_digest not in envs.ready:
-                envs.add(record.env_digest, env)
-                if not record.count:
-                    envs.unused(record.env_digest)
+        for digest, env in known.items():
+            if digest not in envs.ready:
+                envs.add(digest, env)
+                if not self.references.count(session.id, digest):
+                    envs.unused(digest)
         await self._trees.recover(session, {tree for env in envs.ready.values() for tree in env.trees})
+
+    def _begin(self, session: Session) -> dict[str, ReadyEnv]:
+        """Blocking; of the envs that an earlier daemon left, those that can be given at once."""
+        self.references.start(session.id, session.facts())
+        left = {
+            record.env_digest: recorded(record.objects, record.summary)
+            for record in self.references.envs(session.id)
+        }
+        return {digest: env for digest, env in left.items() if env is not None}
 
     async def end_session(self, session_id: str) -> None:
         """Drops every reference of a session whose raylet is gone."""

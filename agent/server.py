@@ -302,6 +302,7 @@ async def _run(settings: Settings) -> int:
             raise
         # What was made so far stays for good: the collector of cycles need not look at it again.
         gc.freeze()
+        gc.enable()
         notify.ready()
         _log.info("ready: store %s, socket %s", settings.store, settings.socket)
         daemon._spawn(_sweep(store), "sweep")  # noqa: SLF001 - the same module
@@ -322,5 +323,8 @@ def serve(settings: Settings) -> int:
         OSError: it cannot listen, or the store's folder cannot be used.
         ConfigError: the TCP token cannot be read.
     """
+    # Nothing of what is read at the start is garbage, and of a large store that is very much: to look at it
+    # again and again takes a tenth of a second and more. Cycles are collected from when the daemon is ready.
+    gc.disable()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(settings))

@@ -16,16 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ray_envd.cache.counts import Counts
+from ray_envd.cache.env_files import Bound, check_env
 from ray_envd.cache.errors import CorruptError, NotFoundError, NotReferencedError
 from ray_envd.cache.keys import ObjectKey
-from ray_envd.cache.session_files import (
-    Bound,
-    EnvRecord,
-    SessionFiles,
-    SessionRecord,
-    check_env,
-    check_session,
-)
+from ray_envd.cache.session_files import EnvRecord, SessionFiles, SessionRecord, check_session
 
 __all__ = ["EnvRecord", "References", "SessionRecord"]
 
@@ -86,10 +80,18 @@ class References:
                 self._use(bound.objects)
         self._sessions[session_id] = _Session(files, counts, facts, started, envs)
 
+    def flush(self) -> None:
+        """Makes the next start quick, where much has changed; every few seconds."""
+        for session_id in list(self._sessions):
+            with self._files_lock:  # for one session at a time: others wait to bind an env
+                if (session := self._sessions.get(session_id)) is not None:
+                    _copy(session, last=False)
+
     def close(self) -> None:
         """Lets go of the files. Counts stay."""
         with self._files_lock, self._lock:
             for session in self._sessions.values():
+                _copy(session, last=True)
                 session.counts.close()
             self._sessions.clear()
 
@@ -163,10 +165,10 @@ class References:
         with self._files_lock:
             session = self._session(session_id)
             old = session.envs.get(env_digest)
-            new = Bound(tuple(dict.fromkeys(objects)), summary, old.created if old else time.time())
+            new = Bound(tuple(dict.fromkeys(objects)), old.created if old else time.time())
             # Both on disk first: whichever of the two counts at the instant of a kill, it is covered.
             both = replace(new, objects=tuple(dict.fromkeys([*(old.objects if old else ()), *new.objects])))
-            session.files.write_env(env_digest, both)
+            session.files.envs.write(env_digest, both, summary)
             grow = session.counts.is_full and env_digest not in session.counts
             if grow:
                 session.counts.extend()
@@ -179,7 +181,7 @@ class References:
                 if in_use and old is not None:
                     self._use(set(both.objects) - set(old.objects))
             if not in_use and both != new:
-                session.files.write_env(env_digest, new)
+                session.files.envs.write(env_digest, new, summary)
 
     def unbind(self, session_id: str, env_digest: str) -> bool:
         """Forgets an env that has no references; returns whether it is forgotten.
@@ -193,19 +195,31 @@ class References:
                     return False
                 del session.envs[env_digest]
                 session.counts.forget(env_digest)
-            session.files.remove_env(env_digest)
+            session.files.envs.remove(env_digest)
         return True
 
     def envs(self, session_id: str) -> list[EnvRecord]:
-        """What a session has bound; of an unknown session nothing. Loop-safe."""
-        with self._lock:
+        """What a session has bound; of an unknown session nothing.
+
+        Raises:
+            OSError: the disk.
+        """
+        with self._files_lock:
             session = self._sessions.get(session_id)
             if session is None:
                 return []
-            return [
-                EnvRecord(digest, bound.objects, bound.summary, bound.created, session.counts[digest])
-                for digest, bound in session.envs.items()
-            ]
+            summaries = session.files.envs.summaries()
+            with self._lock:
+                return [
+                    EnvRecord(
+                        digest,
+                        bound.objects,
+                        summaries.get(digest, {}),
+                        bound.created,
+                        session.counts[digest],
+                    )
+                    for digest, bound in session.envs.items()
+                ]
 
     # counts
 
@@ -283,6 +297,13 @@ class References:
                 self._users[key] = left
             else:
                 del self._users[key]
+
+
+def _copy(session: _Session, *, last: bool) -> None:
+    try:
+        session.files.envs.copy(session.envs, last=last)
+    except OSError as error:
+        _log.info("what a session's envs stand on could not be copied, which costs time only: %s", error)
 
 
 def _remove(files: SessionFiles) -> None:

@@ -5,7 +5,7 @@
     sessions-v1/<session>/
       session.json         facts of the session; written last, removed first: without it the rest is leftover
       counts               how often each env is referenced (counts.py)
-      envs/<env digest>.json   the objects of each env
+      envs/, envs.copy     the objects of each env (env_files.py)
 
 These files outlive the daemon, not a loss of power (nothing is fsynced): a session is one raylet, which does
 not outlive it either. So each names the machine's boot, and what is of an earlier one is dropped.
@@ -13,38 +13,20 @@ not outlive it either. So each names the machine's boot, and what is of an earli
 
 import contextlib
 import json
-import logging
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray_envd.cache.counts import Counts
-from ray_envd.cache.durable import is_leftover, replace_file
+from ray_envd.cache.durable import replace_file
+from ray_envd.cache.env_files import Bound, EnvFiles
 from ray_envd.cache.errors import CorruptError
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.removal import remove_tree
 
-_log = logging.getLogger(__name__)
 _SESSION = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-_ENV = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """An env as a session has it.
-
-    Attributes:
-        objects: what it stands on.
-        summary: what the agent keeps with it.
-        created: unix seconds of the first binding.
-    """
-
-    objects: tuple[ObjectKey, ...]
-    summary: Mapping[str, Any]
-    created: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +55,7 @@ class EnvRecord:
     Attributes:
         env_digest: of the runtime env's serialized form.
         objects: what it stands on.
-        summary: what ``References.bind`` was told.
+        summary: what ``References.bind`` was told; empty if it cannot be read any more.
         created: unix seconds of the first binding.
         count: references.
     """
@@ -86,10 +68,15 @@ class EnvRecord:
 
 
 class SessionFiles:
-    """One session's folder. Everything here blocks."""
+    """One session's folder. Everything here blocks.
+
+    Attributes:
+        envs: the files of its envs.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.envs = EnvFiles(folder)
 
     @classmethod
     def create(cls, folder: Path) -> "tuple[SessionFiles, Counts]":
@@ -118,51 +105,13 @@ class SessionFiles:
         if boot != boot_id():
             raise CorruptError("of an earlier boot of the machine")
         counts = Counts(self._folder / "counts")
-        return facts, started, counts, self._read_envs()
-
-    def _read_envs(self) -> dict[str, Bound]:
-        envs = {}
-        with os.scandir(self._folder / "envs") as entries:
-            found = list(entries)
-        for entry in found:
-            if is_leftover(entry.name):
-                Path(entry.path).unlink()
-                continue
-            try:
-                with open(entry.path, "rb") as file:
-                    envs[check_env(entry.name.removesuffix(".json"))] = _bound(json.loads(file.read()))
-            except (KeyError, TypeError, ValueError) as error:
-                _log.warning("%s is damaged and dropped: %r", entry.path, error)
-                Path(entry.path).unlink()
-        return envs
-
-    def write_env(self, env_digest: str, bound: Bound) -> None:
-        """Writes what an env stands on."""
-        value = {
-            "objects": [[key.owner, key.kind, key.digest] for key in bound.objects],
-            "summary": dict(bound.summary),
-            "created": bound.created,
-        }
-        replace_file(self._folder / "envs" / f"{env_digest}.json", _dump(value), durable=False)
-
-    def remove_env(self, env_digest: str) -> None:
-        """Forgets what an env stands on."""
-        (self._folder / "envs" / f"{env_digest}.json").unlink(missing_ok=True)
+        return facts, started, counts, self.envs.read()
 
     def remove(self) -> None:
         """Removes the session; ``session.json`` first, so that a kill leaves nothing half valid."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             (self._folder / "session.json").unlink()
         remove_tree(self._folder)
-
-
-def _bound(value: Any) -> Bound:
-    objects: Sequence[Any] = value["objects"]
-    return Bound(
-        objects=tuple(ObjectKey(int(owner), kind, digest) for owner, kind, digest in objects),
-        summary=dict(value["summary"]),
-        created=float(value["created"]),
-    )
 
 
 def _dump(value: Any) -> bytes:
@@ -178,17 +127,6 @@ def check_session(session_id: str) -> str:
     if _SESSION.fullmatch(session_id) is None or session_id in {".", ".."}:
         raise ValueError(f"not a session id: {session_id[:140]!r}")
     return session_id
-
-
-def check_env(env_digest: str) -> str:
-    """The digest if it is one (SHA-256, lower hex).
-
-    Raises:
-        ValueError: it is not.
-    """
-    if _ENV.fullmatch(env_digest) is None:
-        raise ValueError(f"not the digest of a runtime env: {env_digest[:80]!r}")
-    return env_digest
 
 
 def boot_id() -> str:

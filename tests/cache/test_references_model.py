@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from shelf import key, quick_folder
+from shelf import age, key, quick_folder
 
 from ray_envd.cache.errors import NotFoundError, NotReferencedError
 from ray_envd.cache.keys import ObjectKey, digest_of
@@ -37,6 +37,13 @@ class ReferencesMachine(RuleBasedStateMachine):
         if close:
             self.references.close()
         self.references = References.open(self.folder)
+
+    @rule()
+    def copy_what_has_changed(self) -> None:
+        """As :meth:`References.flush` does it after many changes, and some time later."""
+        for name, session in self.references._sessions.items():
+            age(self.folder / name / "envs")
+            session.files.envs.copy(session.envs, last=True)
 
     @rule(session=_sessions)
     def start(self, session: str) -> None:
