@@ -55,6 +55,7 @@ class Collector:
         await self._workshop.thread(self._references.flush)
         if time.monotonic() - self._measured > _MEASURE_INTERVAL:
             self.uv_cache_bytes = await self._measure_uv()
+            await self._workshop.thread(self._workshop.store.refresh_units)
         metrics, store = self._workshop.metrics, self._workshop.store
         metrics.objects.set(len(store.entries()))
         metrics.stored_bytes.set(store.stored_bytes())
@@ -117,3 +118,4 @@ class Collector:
             except EnvError as error:
                 _log.warning("uv's cache could not be cleaned: %s", error)
         self.uv_cache_bytes = await self._measure_uv()
+        await self._workshop.thread(self._workshop.store.refresh_units)

@@ -13,7 +13,6 @@ import secrets
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ray_envd.agent.errors import NetworkError
 from ray_envd.agent.python.build import build, worker_facts
@@ -24,7 +23,8 @@ from ray_envd.agent.python.shadow import build_shadow
 from ray_envd.agent.python.spec import PackagesSpec
 from ray_envd.agent.python.tools import Toolbox, Work
 from ray_envd.agent.python.versions import wants_other_uv, with_uv_version
-from ray_envd.agent.workshop import Bench, Report
+from ray_envd.agent.python.wheel_files import wheel_files
+from ray_envd.agent.workshop import Bench, Made, Report
 from ray_envd.cache.keys import ObjectKey, digest_of, file_digest
 from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.removal import remove_tree
@@ -107,10 +107,10 @@ class Environments:
         return key, built
 
     async def _shadow(self, interpreter: Interpreter, work: Work, bench: Bench) -> Entry:
-        async def fill(target: Build, report: Report) -> Mapping[str, Any]:
+        async def fill(target: Build, report: Report) -> Made:
             report("reading the interpreter", f"{interpreter.executable} ({interpreter.version})")
             await build_shadow(interpreter, target.path / "venv", owner=bench.session.owner)
-            return {"interpreter": interpreter.executable}
+            return Made({"interpreter": interpreter.executable})
 
         key = bench.key("base", interpreter.digest)
         summary = f"metadata of {interpreter.executable}"
@@ -122,9 +122,9 @@ class Environments:
         if not await bench.thread(wants_other_uv, request):
             return work
 
-        async def fill(target: Build, _report: Report) -> Mapping[str, Any]:
+        async def fill(target: Build, _report: Report) -> Made:
             await with_uv_version(request, work, shadow=shadow, folder=target.path)
-            return {}
+            return Made({})
 
         key = bench.key("tool", digest_of("uv", request.tool_version, work.interpreter.digest))
         summary = f"uv{request.tool_version}"
@@ -148,16 +148,22 @@ class Environments:
 
 async def _fill(
     request: Request, lock: Lock, work: Work, shadow: Path, target: Build, _report: Report
-) -> Mapping[str, Any]:
+) -> Made:
     built = await build(lock, request, work, shadow=shadow, target=target.path / "venv")
     facts = worker_facts(target.path / "venv", work.interpreter)
-    return {
+    details = {
         "python": facts.py_executable,
         "path": list(facts.path),
         "variables": facts.variables,
         "site_packages": str(built.site_packages),
         "pins": [list(pin) for pin in lock.pins],
     }
+    return Made(details, units=await asyncio.to_thread(_units, built.site_packages, target))
+
+
+def _units(site_packages: Path, target: Build) -> dict[str, str]:
+    with acting_as(target.owner):
+        return wheel_files(site_packages, target.path)
 
 
 def _summary(request: Request, lock: Lock) -> str:

@@ -24,6 +24,7 @@ class ReadyEnv:
         context: Ray's JSON.
         objects: what must stay in the store while a worker uses it.
         fields: for each of the objects, the field that brought it.
+        generations: for each of the objects, the generation that the context names.
         trees: folders of the session that must stay meanwhile.
         runtime_env: masked, for people.
         creation_ms: how long its preparation took.
@@ -33,6 +34,7 @@ class ReadyEnv:
     context: str
     objects: tuple[ObjectKey, ...]
     fields: tuple[str, ...]
+    generations: tuple[int, ...]
     trees: tuple[str, ...]
     runtime_env: str
     creation_ms: int
@@ -54,6 +56,7 @@ def record_of(env: ReadyEnv) -> dict[str, Any]:
     """What is kept of an env on disk; the context holds no values of env_vars but unusual ones."""
     return {
         "fields": list(env.fields),
+        "generations": list(env.generations),
         "context": env.context,
         "trees": list(env.trees),
         "runtime_env": env.runtime_env,
@@ -69,6 +72,8 @@ def recorded(objects: tuple[ObjectKey, ...], summary: Mapping[str, Any]) -> Read
             context=summary["context"],
             objects=tuple(objects),
             fields=tuple(summary["fields"]),
+            # Earlier daemons knew of one only.
+            generations=tuple(summary.get("generations", [0] * len(objects))),
             trees=tuple(summary["trees"]),
             runtime_env=summary["runtime_env"],
             creation_ms=int(summary["creation_ms"]),

@@ -160,7 +160,7 @@ class AdminService(services.AdminServiceServicer):
             id=entry.key.id,
             kind=entry.key.kind,
             summary=entry.summary,
-            bytes=entry.bytes,
+            bytes=self._store.ledger().exclusive(entry.size),
             created_ms=int(entry.created * 1000),
             last_used_ms=int(entry.last_used * 1000),
             uses=entry.uses,

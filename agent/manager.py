@@ -213,21 +213,25 @@ class Manager:
 
     def _take(self, session: Session, digest: str, env: ReadyEnv, *, counted: bool) -> bool:
         """Counts a reference on a ready env, unless something it stands on has been collected."""
-        store, held = self.workshop.store, []
+        store, held, whole = self.workshop.store, [], False
         try:
-            for key in env.objects:
-                if store.hold(key) is None:
+            for key, generation in zip(env.objects, env.generations, strict=True):
+                entry = store.hold(key)
+                if entry is None:
                     break
-                held.append(key)
-            whole = len(held) == len(env.objects) and self._trees.use(session.id, env.trees)
+                held.append(entry)
+                if entry.generation != generation:
+                    break  # built anew, elsewhere, since this env's context was made
+            else:
+                whole = self._trees.use(session.id, env.trees)
             if whole and counted:
                 self.references.acquire(session.id, digest)
                 self._of(session).used(digest)
         except NotFoundError:
             whole = False  # forgotten as idle, between its preparation and now
         finally:
-            for key in held:
-                store.unhold(key)
+            for entry in held:
+                store.unhold(entry.key, entry.generation)
         if not whole:
             self._of(session).ready.pop(digest, None)
         return whole
@@ -282,6 +286,7 @@ class Manager:
                 context=prepared.context,
                 objects=prepared.objects,
                 fields=prepared.fields,
+                generations=tuple(prepared.bench.generation(key) for key in prepared.objects),
                 trees=prepared.trees,
                 runtime_env=spec.redacted,
                 creation_ms=creation_ms,

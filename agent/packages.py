@@ -9,17 +9,15 @@ not fail an env whose package is here.
 import asyncio
 import re
 import secrets
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from ray_envd.agent.errors import NetworkError
 from ray_envd.agent.fetch import FetchContext, GcsEndpoint, fetch, validator
 from ray_envd.agent.redaction import redact_urls
 from ray_envd.agent.sessions import Session
-from ray_envd.agent.workshop import Bench, Report
+from ray_envd.agent.workshop import Bench, Made, Report
 from ray_envd.cache.keys import ObjectKey, digest_of
 from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.store import Build, Entry
@@ -130,15 +128,13 @@ def _staging_file(bench: Bench) -> Path:
     return bench.staging() / f"download-{secrets.token_hex(8)}"
 
 
-async def _move_in(
-    staging: Path, name: str, owner: Owner, build: Build, _report: Report
-) -> Mapping[str, Any]:
+async def _move_in(staging: Path, name: str, owner: Owner, build: Build, _report: Report) -> Made:
     def move() -> None:
         with acting_as(owner):
             staging.replace(build.path / name)
 
     await asyncio.to_thread(move)
-    return {"file": name}
+    return Made({"file": name}, stamped=(name,))
 
 
 def _file_name(uri: str) -> str:

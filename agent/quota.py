@@ -38,12 +38,12 @@ def excess(
     gone = []
     for field, limit in session.settings.cache_bytes.items():
         entries = _entries(field, ready.get(session.id, {}), store)
-        over = sum(entry.bytes for entry in entries) - limit
+        over = sum(entry.size.apparent for entry in entries) - limit
         unused = [entry for entry in entries if entry.key not in others and not is_referenced(entry.key)]
         for entry in sorted(unused, key=lambda each: each.last_used):
             if over <= 0:
                 break
-            over -= entry.bytes
+            over -= entry.size.apparent
             gone.append(entry.key)
     return gone
 

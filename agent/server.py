@@ -52,6 +52,7 @@ from ray_envd.cache.store import Store
 _log = logging.getLogger(__name__)
 EXIT_OK, EXIT_FAILED, EXIT_LOCKED = 0, 1, 5
 _LAG_INTERVAL = 1.0
+_SYNC_INTERVAL = 10.0  # seconds of builds that a loss of power may cost at most
 
 
 class Daemon:
@@ -127,6 +128,7 @@ class Daemon:
         self._spawn(self.links.end_lost_sessions(recorded), "end lost sessions")
         self._spawn(self.collector.run(), "collector")
         self._spawn(self._watch_loop(), "loop lag")
+        self._spawn(self._keep_synced(), "sync")
         if self.settings.idle_exit:
             self._spawn(self._end_when_idle(self.settings.idle_exit), "idle exit")
         await self._grpc.set_serving(True)
@@ -176,6 +178,16 @@ class Daemon:
             await asyncio.sleep(_LAG_INTERVAL)
             self.metrics.loop_lag.set(max(0.0, loop.time() - due))
             notify.watchdog()
+
+    async def _keep_synced(self) -> None:
+        """Puts on disk what was built; not after each build, since that writes out all of the file system."""
+        while True:
+            await asyncio.sleep(_SYNC_INTERVAL)
+            if not self.store.is_synced:
+                try:
+                    await asyncio.to_thread(self.store.sync)
+                except OSError as error:
+                    _log.warning("what was built last may not survive a loss of power: %s", error)
 
     def _sessions_changed(self) -> None:
         self._idle_since = time.monotonic()

@@ -31,7 +31,7 @@ class Status:
             "uptime_seconds": time.monotonic() - self._started,
             "store": self._store,
             "objects": len(entries),
-            "object_bytes": sum(entry.bytes for entry in entries),
+            "object_bytes": manager.workshop.store.stored_bytes(),
             "uv_cache_bytes": self._collector.uv_cache_bytes,
             "budget_bytes": self._limit,
             "reserved_bytes": self._budget.reserved,

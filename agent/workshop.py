@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -36,8 +37,25 @@ class Report(Protocol):
         """Reports a step; on the event loop."""
 
 
-#: Fills ``build.path`` and returns the facts to keep with the object.
-Builder = Callable[[Build, Report], Awaitable[Mapping[str, Any]]]
+@dataclass(frozen=True)
+class Made:
+    """What a builder says of what it made.
+
+    Attributes:
+        details: JSON to keep with the object.
+        fetched_bytes: what was downloaded for it.
+        units: which of its files come and go together, see :func:`ray_envd.cache.sizes.measure`.
+        stamped: the paths that tell cheaply whether it still stands, see ``Store.check``.
+    """
+
+    details: Mapping[str, Any]
+    fetched_bytes: int = 0
+    units: Mapping[str, str] | None = None
+    stamped: tuple[str, ...] = ()
+
+
+#: Fills ``build.path``.
+Builder = Callable[[Build, Report], Awaitable[Made]]
 #: Frees so many bytes if it can; returns how many it freed.
 MakeRoom = Callable[[int], Awaitable[int]]
 
@@ -141,25 +159,33 @@ class Workshop:
         started = time.monotonic()
         build = await self._begin(key, owner)
         try:
-            details = await builder(build, report)
+            made = await builder(build, report)
         except BaseException:
             # Also when cancelled: the folder must be gone before anybody builds this key again.
             await _to_the_end(self.thread(self._abandon, build))
             raise
         seconds = time.monotonic() - started
-        await _to_the_end(self.thread(self._commit, build, summary, seconds, details))
+        await _to_the_end(self.thread(self._commit, build, summary, seconds, made))
         self.metrics.build_seconds.labels(key.kind).observe(seconds)
 
     async def _begin(self, key: ObjectKey, owner: Owner) -> Build:
         return await _kept(self.thread(self.store.begin, key, owner), partial(self.thread, self._abandon))
 
-    def _commit(self, build: Build, summary: str, seconds: float, details: Mapping[str, Any]) -> None:
+    def _commit(self, build: Build, summary: str, seconds: float, made: Made) -> None:
         try:
-            entry = self.store.commit(build, summary=summary, build_seconds=seconds, details=details)
+            entry = self.store.commit(
+                build,
+                summary=summary,
+                build_seconds=seconds,
+                details=made.details,
+                fetched_bytes=made.fetched_bytes,
+                units=made.units,
+                stamped=made.stamped,
+            )
         except BaseException:
             self._abandon(build)
             raise
-        self.store.unhold(entry.key)
+        self.store.unhold(entry.key, entry.generation)
 
     def _abandon(self, build: Build) -> None:
         try:
@@ -229,7 +255,7 @@ class Bench:
     ) -> None:
         self.workshop, self.session, self.spec, self.progress = workshop, session, spec, progress
         self.environment: dict[str, str] = {**session.environment, **spec.env_vars}
-        self._held: list[ObjectKey] = []
+        self._held: list[Entry] = []
 
     @property
     def store(self) -> Store:
@@ -261,7 +287,7 @@ class Bench:
             reserve=reserve,
             listener=self._forward,
         )
-        self._held.append(key)
+        self._held.append(entry)
         return entry, built
 
     async def share(self, key: Hashable, work: Callable[["Bench"], Awaitable[T]]) -> T:
@@ -284,8 +310,12 @@ class Bench:
         """The object if it is there, held until this bench closes. Loop-safe."""
         entry = self.store.hold(key)
         if entry is not None:
-            self._held.append(key)
+            self._held.append(entry)
         return entry
+
+    def generation(self, key: ObjectKey) -> int:
+        """Which generation of an object this bench holds, and so its workers stand on. Loop-safe."""
+        return next(entry.generation for entry in reversed(self._held) if entry.key == key)
 
     def was_linked(self, request_digest: str) -> bool:
         """Whether a request was resolved before, be it expired. Loop-safe."""
@@ -313,8 +343,8 @@ class Bench:
 
     def close(self) -> None:
         """Gives back every hold."""
-        for key in self._held:
-            self.store.unhold(key)
+        for entry in self._held:
+            self.store.unhold(entry.key, entry.generation)
         self._held.clear()
 
     def _forward(self, event: Event) -> None:

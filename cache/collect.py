@@ -46,14 +46,25 @@ def collect(
     def busy(key: ObjectKey) -> bool:
         return references.is_referenced(key) or store.is_held(key)
 
-    planned = plan(store.entries(), busy=busy, limits=limits, now=now, target=target, extra_bytes=extra_bytes)
+    planned = plan(
+        store.entries(),
+        ledger=store.ledger(),
+        busy=busy,
+        limits=limits,
+        now=now,
+        target=target,
+        extra_bytes=extra_bytes,
+    )
     if dry_run:
         return Collected(planned.victims, planned.freed, planned.remaining)
     gone, freed = [], 0
     for victim in planned.victims:
         key = victim.entry.key
         try:
-            freed += store.evict(key, references.is_referenced)
+            if victim.entry.damaged:
+                freed += store.evict_damaged(key, victim.entry.generation, references.is_referenced)
+            else:
+                freed += store.evict(key, references.is_referenced)
         except (InUseError, NotFoundError) as error:
             _log.info("not collected: %s", error)
         except OSError as error:

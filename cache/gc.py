@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ray_envd.cache.keys import ObjectKey
+from ray_envd.cache.ledger import Ledger
 from ray_envd.cache.records import Entry
 from ray_envd.cache.text import bytes_text
 
@@ -70,6 +71,7 @@ class Plan:
 def plan(
     entries: Iterable[Entry],
     *,
+    ledger: Ledger,
     busy: Callable[[ObjectKey], bool],
     limits: Limits,
     now: float,
@@ -85,6 +87,7 @@ def plan(
 
     Args:
         entries: every object; the order does not matter.
+        ledger: who shares what.
         busy: whether an object is held or referenced.
         limits: how much may stay.
         now: unix seconds.
@@ -97,16 +100,18 @@ def plan(
         for entry in by_age
         if not entry.pinned and now - entry.last_used >= limits.min_unused_seconds and not busy(entry.key)
     ]
-    whole = sum(entry.bytes for entry in by_age) + extra_bytes
-    victims = {victim.entry.key: victim for victim in _over_kind_limits(by_age, free, limits.kind_bytes)}
-    freed = sum(victim.entry.bytes for victim in victims.values())
+    whole = ledger.total + extra_bytes
+    victims = {
+        victim.entry.key: victim for victim in _over_kind_limits(by_age, free, limits.kind_bytes, ledger)
+    }
+    freed = sum(ledger.exclusive(victim.entry.size) for victim in victims.values())
     goal, reason = _goal(whole - freed, limits, target)
     for entry in free:
         if goal is None or whole - freed <= goal:
             break
         if entry.key not in victims:
             victims[entry.key] = Victim(entry, reason)
-            freed += entry.bytes
+            freed += ledger.exclusive(entry.size)
     return Plan(tuple(victims.values()), freed, whole - freed)
 
 
@@ -116,18 +121,18 @@ def _age(entry: Entry) -> tuple[float, ObjectKey]:
 
 
 def _over_kind_limits(
-    entries: Iterable[Entry], free: Iterable[Entry], kind_bytes: Mapping[str, int]
+    entries: Iterable[Entry], free: Iterable[Entry], kind_bytes: Mapping[str, int], ledger: Ledger
 ) -> list[Victim]:
     left = dict.fromkeys(kind_bytes, 0)
     for entry in entries:
         if entry.key.kind in left:
-            left[entry.key.kind] += entry.bytes
+            left[entry.key.kind] += ledger.exclusive(entry.size)
     victims = []
     for entry in free:
         kind = entry.key.kind
         if kind in left and left[kind] > kind_bytes[kind]:
             victims.append(Victim(entry, f"{kind} is above its limit of {bytes_text(kind_bytes[kind])}"))
-            left[kind] -= entry.bytes
+            left[kind] -= ledger.exclusive(entry.size)
     return victims
 
 

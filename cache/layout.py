@@ -4,14 +4,18 @@
 
     STORE/                         0711 if the daemon is root (users must pass through), else 0700
       daemon.lock                  locked by the daemon, its pid inside
+      epoch.json                   what is on disk for certain (epochs.py)
       catalog-v1/                  usage, links and a copy of the markers (catalog.py), 0700
       catalog-damaged/             the last catalog that could not be read, for whoever wants to know why
       markers-v1/<uid>/<kind>/<digest>.json
                                    what is committed (markers.py), 0700: never inside a tree a user can write
+      markers-v1/<uid>/<kind>/<digest>.<generation>.damaged.json
+                                   what was committed and is not to be handed out any more
       sessions-v1/<session>/       what each session references (references.py), 0700
       users/                       0711 if the daemon is root, else 0700
         <uid>/                     0700, that user's; touched only inside acting_as(owner)
           objects-v1/<kind>/<digest>/   objects, built at their final path
+          objects-v1/<kind>/<digest>.<generation>/   and beside a damaged one that workers still stand on
           staging/                 unfinished files; emptied at start
           trash/                   what is being deleted; emptied at start
           logs/                    logs of tools
@@ -19,7 +23,8 @@
           uv-cache/                uv's own cache, on the objects' file system so that files can be linked
 
 Buckets carry versions. A new layout takes a new number and needs no migration: buckets of other versions are
-removed at start and never read.
+removed at start and never read. Within a version files only gain keys that an older daemon passes over; what
+it does not know beside them (generations, damaged markers) it removes as unfinished.
 """
 
 import contextlib
@@ -91,6 +96,11 @@ class Layout:
         return self.root / "daemon.lock"
 
     @property
+    def epoch(self) -> Path:
+        """The file that says what is on disk for certain."""
+        return self.root / "epoch.json"
+
+    @property
     def catalog(self) -> Path:
         """The folder of the catalog's database."""
         return self.root / "catalog-v1"
@@ -119,9 +129,9 @@ class Layout:
         """A user's folders, whether or not they are there."""
         return UserDirs.under(self.users / str(uid))
 
-    def object(self, key: ObjectKey) -> Path:
+    def object(self, key: ObjectKey, generation: int = 0) -> Path:
         """Where an object is or will be."""
-        return self.users / str(key.owner) / _OBJECTS / key.kind / key.digest
+        return self.users / str(key.owner) / _OBJECTS / key.kind / folder_name(key.digest, generation)
 
     def create(self) -> None:
         """Makes the daemon's own folders, with the modes that they must have.
@@ -194,3 +204,22 @@ class Layout:
             for name in os.listdir(self.root)  # noqa: PTH208 - names are enough
             if _ANY_BUCKET.fullmatch(name) and name not in _BUCKETS
         ]
+
+
+def folder_name(digest: str, generation: int) -> str:
+    """What an object's folder is called: its digest, and its generation where that is not the first."""
+    return f"{digest}.{generation}" if generation else digest
+
+
+def parse_folder_name(name: str) -> tuple[str, int]:
+    """Digest and generation of an object's folder; digests are checked by :class:`ObjectKey`.
+
+    Raises:
+        ValueError: it is no such name.
+    """
+    digest, dot, generation = name.partition(".")
+    if not dot:
+        return digest, 0
+    if not (generation.isascii() and generation.isdigit() and generation[0] != "0"):
+        raise ValueError(f"not the folder of an object: {name[:140]!r}")
+    return digest, int(generation)

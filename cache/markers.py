@@ -2,12 +2,17 @@
 
 A marker is a small JSON file in a folder that only the daemon can write. It is written after the object's
 content and removed before it, so whatever has no marker at start-up is unfinished or half deleted.
+
+A damaged object has a marker of another name, with its generation in it: the key is free to be built again
+while workers still stand on the old files.
 """
 
 import json
 import logging
 import os
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 from ray_envd.cache.durable import make_folders, replace_file, sync_folder
 from ray_envd.cache.errors import CorruptError
@@ -16,7 +21,14 @@ from ray_envd.cache.records import Facts
 from ray_envd.cache.removal import remove_tree
 
 _log = logging.getLogger(__name__)
-_SUFFIX = ".json"
+_NAME = re.compile(r"([0-9a-f]+)(?:\.(0|[1-9][0-9]{0,8})\.damaged)?\.json")
+
+
+class MarkerName(NamedTuple):
+    """Which marker: the one of a key, or with a generation the one of a damaged object."""
+
+    key: ObjectKey
+    damaged: int | None = None
 
 
 class Markers:
@@ -27,13 +39,13 @@ class Markers:
 
     def write(self, key: ObjectKey, facts: Facts) -> list[int]:
         """Publishes an object, or changes what is said of it; durable. Returns the marker's fingerprint."""
-        path = self._path(key)
+        path = self._path(MarkerName(key, facts.generation if facts.damaged else None))
         make_folders(path.parent, self._root)
         content = json.dumps(facts.to_json(), sort_keys=True).encode()
         replace_file(path, content)
         return _fingerprint(path.lstat())
 
-    def read(self, key: ObjectKey) -> Facts:
+    def read(self, name: MarkerName) -> Facts:
         """What a marker says.
 
         Raises:
@@ -41,18 +53,25 @@ class Markers:
             FileNotFoundError: there is none.
         """
         try:
-            value = json.loads(self._path(key).read_bytes())
+            value = json.loads(self._path(name).read_bytes())
         except ValueError as error:
-            raise CorruptError(f"the marker of {key.id} is damaged: {error}") from error
+            raise CorruptError(f"the marker of {name.key.id} is damaged: {error}") from error
         return Facts.from_json(value)
 
-    def remove(self, key: ObjectKey) -> None:
+    def is_there(self, key: ObjectKey, fingerprint: list[int]) -> bool:
+        """Whether the marker of a key is still the one with this fingerprint."""
+        try:
+            return _fingerprint(self._path(MarkerName(key)).lstat()) == fingerprint
+        except OSError:
+            return False
+
+    def remove(self, name: MarkerName) -> None:
         """Unpublishes an object; durable. Without a marker nothing happens.
 
         Raises:
             OSError: the marker is still there.
         """
-        path = self._path(key)
+        path = self._path(name)
         try:
             path.unlink()
         except FileNotFoundError:
@@ -63,21 +82,23 @@ class Markers:
         except OSError as error:
             _log.warning("the removal of %s may not survive a loss of power: %s", path, error)
 
-    def all(self) -> dict[ObjectKey, list[int]]:
+    def all(self) -> dict[MarkerName, list[int]]:
         """Every marker with its fingerprint; files that are no markers are removed."""
         found = {}
         for uid in _scan(self._root):
             for kind in _scan(uid.path) if uid.is_dir(follow_symlinks=False) else ():
                 for entry in _scan(kind.path) if kind.is_dir(follow_symlinks=False) else ():
-                    key = _key(uid.name, kind.name, entry.name)
-                    if key is not None and entry.is_file(follow_symlinks=False):
-                        found[key] = _fingerprint(entry.stat(follow_symlinks=False))
+                    name = _name(uid.name, kind.name, entry.name)
+                    if name is not None and entry.is_file(follow_symlinks=False):
+                        found[name] = _fingerprint(entry.stat(follow_symlinks=False))
                     else:
                         remove_tree(Path(entry.path))  # a leftover of a write
         return found
 
-    def _path(self, key: ObjectKey) -> Path:
-        return self._root / str(key.owner) / key.kind / f"{key.digest}{_SUFFIX}"
+    def _path(self, name: MarkerName) -> Path:
+        key, damaged = name
+        file = f"{key.digest}.json" if damaged is None else f"{key.digest}.{damaged}.damaged.json"
+        return self._root / str(key.owner) / key.kind / file
 
 
 def _scan(folder: str | Path) -> list["os.DirEntry[str]"]:
@@ -85,11 +106,12 @@ def _scan(folder: str | Path) -> list["os.DirEntry[str]"]:
         return list(entries)
 
 
-def _key(uid: str, kind: str, name: str) -> ObjectKey | None:
-    if not name.endswith(_SUFFIX):
+def _name(uid: str, kind: str, file: str) -> MarkerName | None:
+    parts = _NAME.fullmatch(file)
+    if parts is None:
         return None
     try:
-        return ObjectKey(int(uid), kind, name.removesuffix(_SUFFIX))
+        return MarkerName(ObjectKey(int(uid), kind, parts[1]), None if parts[2] is None else int(parts[2]))
     except ValueError:
         return None
 

@@ -3,7 +3,10 @@ r"""The state of every object in memory: absent, being built, stored, leaving.
 ::
 
     absent -> building -> stored -> leaving -> absent
-                 \-> absent (abandoned)
+                 \-> absent    \-> damaged -> absent
+
+A damaged object has its folder still, while its key is absent and can be built anew, in another generation's
+folder. Of each object one knows which files it shares with others, and so what its removal would free.
 
 Everything here is loop-safe but :meth:`Objects.announce`: the lock is held for operations in memory only, and
 the files of a key are worked on, outside of it, by the one thread that moved the key to building or leaving.
@@ -14,11 +17,13 @@ Requests are linked to the objects that they were resolved to: the upper of the 
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from ray_envd.cache.errors import InUseError, NotFoundError
 from ray_envd.cache.keys import ObjectKey
-from ray_envd.cache.records import Build, Entry, Link, Object
+from ray_envd.cache.ledger import Ledger
+from ray_envd.cache.records import Build, Entry, Facts, Link, Object
+from ray_envd.cache.sharing import Sharing
 
 _MOST_LINKS = 1000  # of one object; the oldest go first
 
@@ -28,20 +33,45 @@ class Objects:
 
     Attributes:
         lock: guards the table and what is in it.
-        bytes: of all objects, and of those that are being deleted.
     """
 
-    def __init__(self, stored: dict[ObjectKey, Object]) -> None:
+    def __init__(self, stored: dict[ObjectKey, Object], damaged: Iterable[Object]) -> None:
         self.lock = threading.Lock()
-        self.bytes = sum(each.facts.bytes for each in stored.values())
         self._left = threading.Condition(self.lock)
         self._stored = stored
+        self._damaged = {(each.key, each.facts.generation): each for each in damaged}
         self._touched: set[ObjectKey] = set()
         self._building: dict[ObjectKey, Build] = {}
         self._leaving: set[ObjectKey] = set()
         self._linked: dict[tuple[int, str], ObjectKey] = {}
+        self._sharing = Sharing()
+        for each in self._all():
+            self._sharing.add(each)
         for each in stored.values():
             self._index_links(each)
+
+    def _all(self) -> list[Object]:
+        return [*self._stored.values(), *self._damaged.values()]
+
+    @property
+    def bytes(self) -> int:
+        """Of all objects and of those that are being deleted, shared files once. Loop-safe, and quick."""
+        return self._sharing.total
+
+    def ledger(self) -> Ledger:
+        """Who shares what."""
+        with self.lock:
+            return self._sharing.ledger()
+
+    def samples(self) -> list[tuple[str, Object, str]]:
+        """Of each unit of shared files its id, an object that has it, and a file of it there."""
+        with self.lock:
+            return self._sharing.samples()
+
+    def note_links(self, links: Mapping[str, int]) -> None:
+        """Takes in how many links the samples of units have now."""
+        with self.lock:
+            self._sharing.note_links(links)
 
     def get(self, key: ObjectKey) -> Entry | None:
         """The object, if it is stored."""
@@ -50,9 +80,9 @@ class Objects:
         return None if found is None else found.entry
 
     def entries(self) -> list[Entry]:
-        """All objects."""
+        """All objects, damaged ones included."""
         with self.lock:
-            stored = list(self._stored.values())
+            stored = self._all()
         # Outside of the lock: with ten thousand objects this is milliseconds, and a hit must not wait.
         return [each.entry for each in stored]
 
@@ -88,14 +118,16 @@ class Objects:
             found.holds += 1
             return found
 
-    def unhold(self, key: ObjectKey) -> None:
-        """Takes a hold away.
+    def unhold(self, key: ObjectKey, generation: int) -> None:
+        """Takes a hold away; from a damaged object too, if the hold is older than the damage.
 
         Raises:
             InUseError: there is none; somebody counts wrongly.
         """
         with self.lock:
             found = self._stored.get(key)
+            if found is None or found.facts.generation != generation:
+                found = self._damaged.get((key, generation))
             if found is None or not found.holds:
                 raise InUseError(f"{key.id} is not held")
             found.holds -= 1
@@ -120,6 +152,12 @@ class Objects:
                 raise InUseError(f"{build.key.id} is being built, or is there already")
             self._building[build.key] = build
 
+    def free_generation(self, key: ObjectKey) -> int:
+        """The first of a key's folders that no damaged object has."""
+        with self.lock:
+            taken = {generation for other, generation in self._damaged if other == key}
+        return next(n for n in range(len(taken) + 1) if n not in taken)
+
     def is_building(self, build: Build) -> bool:
         """Whether this very build is under way."""
         with self.lock:
@@ -130,13 +168,25 @@ class Objects:
         with self.lock:
             del self._building[build.key]
 
-    def publish(self, committed: Object) -> Entry:
-        """Building to stored."""
+    def publish(self, committed: Object, links: Mapping[str, int]) -> Entry:
+        """Building to stored. ``links``: how many links the samples of its units have."""
         with self.lock:
             del self._building[committed.key]
             self._stored[committed.key] = committed
-            self.bytes += committed.facts.bytes
+            self._sharing.add(committed)
+            self._sharing.note_links(links)
             return committed.entry
+
+    def change(self, found: Object, facts: Facts, fingerprint: list[int], links: Mapping[str, int]) -> None:
+        """Replaces what is known of a stored object that is held; ``links`` as for :meth:`publish`."""
+        with self.lock:
+            resized = found.facts.size != facts.size
+            if resized:
+                self._sharing.drop(found)
+            found.facts, found.fingerprint = facts, fingerprint
+            if resized:
+                self._sharing.add(found)
+                self._sharing.note_links(links)
 
     # stored -> leaving -> absent or stored
 
@@ -179,7 +229,48 @@ class Objects:
     def deleted(self, gone: Object) -> None:
         """What has left takes no more space."""
         with self.lock:
-            self.bytes -= gone.facts.bytes
+            self._sharing.drop(gone)
+
+    # stored -> damaged -> absent
+
+    def condemn(self, key: ObjectKey, facts: Facts) -> Object:
+        """Stored to damaged, for good; its links are forgotten.
+
+        Raises:
+            NotFoundError: it is not stored, or not in this generation.
+        """
+        with self.lock:
+            found = self._stored.get(key)
+            if found is None or found.facts.generation != facts.generation:
+                raise NotFoundError(f"no object {key.id}")
+            for digest in found.links:
+                del self._linked[key.owner, digest]
+            found.links.clear()
+            found.facts = facts
+            self._damaged[key, facts.generation] = found
+            return self._stored.pop(key)
+
+    def take_out_damaged(
+        self, key: ObjectKey, generation: int, is_referenced: Callable[[ObjectKey], bool]
+    ) -> Object:
+        """Checks that a damaged object may go; it stays in the table until :meth:`forget_damaged`.
+
+        Raises:
+            NotFoundError: there is none.
+            InUseError: somebody holds it or may stand on it: references name a key and no generation.
+        """
+        with self.lock:
+            found = self._damaged.get((key, generation))
+            if found is None:
+                raise NotFoundError(f"no damaged object {key.id}.{generation}")
+            if found.holds or is_referenced(key):
+                raise InUseError(f"{key.id} is in use")
+            return found
+
+    def forget_damaged(self, gone: Object) -> None:
+        """Damaged to absent: its folder is another's to have."""
+        with self.lock:
+            del self._damaged[gone.key, gone.facts.generation]
 
     # links
 

@@ -3,24 +3,30 @@
 Markers decide. Names are compared, contents of objects are never walked, and of the markers only those are
 read that the catalog has no copy of, so a start takes well under a second with ten thousand objects. What is
 to go is renamed into the trash; deleting it may take long and comes later (:meth:`Leftovers.sweep`).
+
+What cannot be trusted but may be in use, since raylets outlive daemons, is kept as damaged: nobody is given
+it. After a loss of power, when nobody can use anything, what was not on disk for certain is removed instead.
 """
 
 import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ray_envd.cache.catalog import Catalog, mapping, object_name
+from ray_envd.cache.epochs import Epochs
 from ray_envd.cache.errors import CorruptError
 from ray_envd.cache.keys import ObjectKey
-from ray_envd.cache.layout import Layout, UserDirs
-from ray_envd.cache.markers import Markers
+from ray_envd.cache.layout import Layout, UserDirs, parse_folder_name
+from ray_envd.cache.markers import MarkerName, Markers
 from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.records import Facts, Object
 from ray_envd.cache.removal import remove_tree, to_trash
+from ray_envd.cache.sizes import Size
 
 _log = logging.getLogger(__name__)
 
@@ -49,59 +55,181 @@ class Leftovers:
 
 @dataclass
 class Recovered:
-    """What a store holds, all of it committed."""
+    """What a store holds, all of it committed; what is damaged apart."""
 
     objects: dict[ObjectKey, Object]
+    damaged: list[Object]
     leftovers: Leftovers
 
 
-def recover(layout: Layout, markers: Markers, catalog: Catalog) -> Recovered:
+#: An object's folder: its key and generation.
+_Place = tuple[ObjectKey, int]
+
+
+def recover(layout: Layout, markers: Markers, catalog: Catalog, epochs: Epochs) -> Recovered:
     """Brings markers, folders and catalog into agreement; see the module's text."""
-    leftovers = Leftovers(own=layout.unknown_buckets())
-    there: dict[ObjectKey, Path] = {}
-    unknown: set[int] = set()
-    marked = markers.all()
-    for uid, gid in layout.owners():
+    recovery = _Recovery(layout, markers, epochs, catalog.rows)
+    catalog.rows = {}
+    recovered = recovery.run()
+    _write_back(catalog, recovery.rows, recovered.objects)
+    epochs.begin(recovery.newest)
+    return recovered
+
+
+class _Recovery:
+    """One recovery: markers first, then folders, then what both say."""
+
+    def __init__(self, layout: Layout, markers: Markers, epochs: Epochs, rows: dict[str, Any]) -> None:
+        self._layout, self._markers, self._epochs = layout, markers, epochs
+        self.rows = rows
+        self.newest = 0
+        self._leftovers = Leftovers(own=layout.unknown_buckets())
+
+    def run(self) -> Recovered:
+        objects, damaged = self._read_markers()
+        there: set[_Place] = set()
+        unknown: set[int] = set()
+        wanted = {_place(each) for each in (*objects.values(), *damaged)}
+        for uid, gid in self._layout.owners():
+            try:
+                there |= self._recover_user(Owner(uid, gid), wanted)
+            except OSError as error:
+                # One user's folders must not keep the daemon from serving the others.
+                _log.warning("the objects of uid %d are left alone: %s", uid, error)
+                unknown.add(uid)
+        return Recovered(
+            {
+                key: each
+                for key, each in objects.items()
+                if self._is_there(each, there, unknown) and key.owner not in unknown
+            },
+            [
+                each
+                for each in damaged
+                if self._is_there(each, there, unknown) and each.key.owner not in unknown
+            ],
+            self._leftovers,
+        )
+
+    def _is_there(self, each: Object, there: set[_Place], unknown: set[int]) -> bool:
+        if _place(each) in there or each.key.owner in unknown:
+            return True
+        _log.warning("%s of uid %d has vanished, its marker is dropped", each.key.id, each.key.owner)
+        self._markers.remove(_marker(each))
+        return False
+
+    # markers
+
+    def _read_markers(self) -> tuple[dict[ObjectKey, Object], list[Object]]:
+        """What the markers say is there, and what they say is damaged."""
+        objects, damaged = dict[ObjectKey, Object](), list[Object]()
+        for name, fingerprint in self._markers.all().items():
+            if name.damaged is not None:
+                damaged.append(self._damaged(name, fingerprint))
+                continue
+            found = self._object(name.key, fingerprint)
+            if found.facts.damaged:
+                damaged.append(found)
+            elif self._epochs.trusts(found.facts.epoch):
+                objects[name.key] = found
+            else:
+                _log.warning(
+                    "%s of uid %d may not be whole since power was lost", found.key.id, found.key.owner
+                )
+                self._markers.remove(name)
+        for each in damaged:
+            twin = objects.get(each.key)
+            if twin is not None and twin.facts.generation == each.facts.generation:
+                # The daemon was killed while it condemned the object.
+                self._markers.remove(MarkerName(each.key))
+                del objects[each.key]
+        self.newest = max((each.facts.epoch for each in objects.values()), default=0)
+        return objects, damaged
+
+    def _object(self, key: ObjectKey, fingerprint: list[int]) -> Object:
+        """The object from its row, if the row is a copy of this very marker, else from the marker.
+
+        Use and links are taken from the row in both cases. If the marker is damaged, so is the object.
+        """
+        name = MarkerName(key)
+        row = mapping(self.rows.get(object_name(key)))
         try:
-            there |= _recover_user(Owner(uid, gid), layout.user(uid), marked, leftovers)
-        except OSError as error:
-            # One user's folders must not keep the daemon from serving the others.
-            _log.warning("the objects of uid %d are left alone: %s", uid, error)
-            unknown.add(uid)
-    for key in marked.keys() - there.keys():
-        if key.owner not in unknown:
-            _log.warning("%s of uid %d has vanished, its marker is dropped", key.id, key.owner)
-            markers.remove(key)
-    rows, catalog.rows = catalog.rows, {}
-    objects = {}
-    for key, path in there.items():
-        found = _object(key, path, marked[key], rows.get(object_name(key)), markers)
-        if found is None:
-            _discard(layout, key, markers, leftovers)
-        else:
-            objects[key] = found
-    _write_back(catalog, rows, objects)
-    return Recovered(objects, leftovers)
+            known = row.get("marker") == fingerprint
+            facts = Facts.from_json(row["facts"]) if known else self._markers.read(name)
+        except (CorruptError, KeyError, OSError) as error:
+            facts = _unreadable(error)
+            _log.warning("%s of uid %d is taken out of service: %s", key.id, key.owner, error)
+            self._markers.write(key, facts)
+            self._markers.remove(name)
+        return _made(self._layout, key, facts, fingerprint, row)
+
+    def _damaged(self, name: MarkerName, fingerprint: list[int]) -> Object:
+        try:
+            facts = self._markers.read(name)
+        except (CorruptError, OSError) as error:
+            facts = _unreadable(error)
+        # The name of the marker decides, whatever is in it.
+        facts = replace(facts, generation=name.damaged or 0, damaged=facts.damaged or "no reason is known")
+        return _made(self._layout, name.key, facts, fingerprint, {})
+
+    # folders
+
+    def _recover_user(self, owner: Owner, wanted: AbstractSet[_Place]) -> set[_Place]:
+        """Moves what is unfinished into the trash; returns the user's folders that have a marker."""
+        dirs = self._layout.user(owner.uid)
+        there: set[_Place] = set()
+        with acting_as(owner):
+            self._leftovers.trash += [(owner, path) for path in _children(dirs.trash)]
+            unfinished = [*_children(dirs.staging), *dirs.unknown_buckets()]
+            for kind in _children(dirs.objects):
+                for name, is_folder in _folders(kind):
+                    place = _parse(owner.uid, kind.name, name)
+                    if is_folder and place is not None and place in wanted:
+                        there.add(place)
+                    else:
+                        unfinished.append(kind / name)
+            if not self._epochs.trusts_caches:
+                _log.warning(
+                    "uv's cache of uid %d may not be whole since power was lost, it is removed", owner.uid
+                )
+                unfinished += _children(dirs.uv_cache)
+            for path in unfinished:
+                _to_trash(path, owner, dirs, self._leftovers)
+        return there
 
 
-def _recover_user(
-    owner: Owner, dirs: UserDirs, marked: Mapping[ObjectKey, object], leftovers: Leftovers
-) -> dict[ObjectKey, Path]:
-    """Moves what is unfinished into the trash; returns the user's objects that have marker and folder."""
-    there: dict[ObjectKey, Path] = {}
-    with acting_as(owner):
-        leftovers.trash += [(owner, path) for path in _children(dirs.trash)]
-        unfinished = [*_children(dirs.staging), *dirs.unknown_buckets()]
-        for kind in _children(dirs.objects):
-            for name, is_folder in _folders(kind):
-                key = _key(owner.uid, kind.name, name)
-                if is_folder and key is not None and key in marked:
-                    there[key] = kind / name
-                else:
-                    unfinished.append(kind / name)
-        for path in unfinished:
-            _to_trash(path, owner, dirs, leftovers)
-    return there
+def _place(each: Object) -> _Place:
+    return each.key, each.facts.generation
+
+
+def _marker(each: Object) -> MarkerName:
+    return MarkerName(each.key, each.facts.generation if each.facts.damaged else None)
+
+
+def _unreadable(error: Exception) -> Facts:
+    """What is said of an object whose marker says nothing."""
+    return Facts("?", Size(0), time.time(), 0.0, {}, damaged=f"its marker cannot be read: {error}")
+
+
+def _made(
+    layout: Layout, key: ObjectKey, facts: Facts, fingerprint: list[int], row: Mapping[str, Any]
+) -> Object:
+    last_used, uses, heat, links = (row.get(name) for name in ("last_used", "uses", "heat", "links"))
+    return Object(
+        key,
+        layout.object(key, facts.generation),
+        facts,
+        fingerprint,
+        # A clock that was ahead must not make an object look used in the future, and so never old enough.
+        last_used=min(last_used, time.time()) if isinstance(last_used, int | float) else facts.created,
+        uses=uses if isinstance(uses, int) else 0,
+        heat=float(heat) if isinstance(heat, int | float) else 1.0,
+        links={
+            name: when
+            for name, when in mapping(links).items()
+            if when is None or isinstance(when, int | float)
+        },
+    )
 
 
 def _folders(folder: Path) -> Iterator[tuple[str, bool]]:
@@ -119,9 +247,10 @@ def _children(folder: Path) -> list[Path]:
     return [folder / name for name, _ in _folders(folder)]
 
 
-def _key(uid: int, kind: str, digest: str) -> ObjectKey | None:
+def _parse(uid: int, kind: str, name: str) -> _Place | None:
     try:
-        return ObjectKey(uid, kind, digest)
+        digest, generation = parse_folder_name(name)
+        return ObjectKey(uid, kind, digest), generation
     except ValueError:
         return None
 
@@ -134,38 +263,6 @@ def _to_trash(path: Path, owner: Owner, dirs: UserDirs, leftovers: Leftovers) ->
         return
     if doomed is not None:
         leftovers.trash.append((owner, doomed))
-
-
-def _object(key: ObjectKey, path: Path, fingerprint: list[int], row: Any, markers: Markers) -> Object | None:
-    """The object from its row, if the row is a copy of this very marker, else from the marker.
-
-    Use and links are taken from the row in both cases. None if the marker is damaged.
-    """
-    row = mapping(row)
-    try:
-        facts = Facts.from_json(row["facts"]) if row.get("marker") == fingerprint else markers.read(key)
-    except (CorruptError, KeyError, OSError) as error:
-        _log.warning("%s of uid %d is removed: %s", key.id, key.owner, error)
-        return None
-    last_used, uses, links = row.get("last_used"), row.get("uses"), mapping(row.get("links"))
-    return Object(
-        key,
-        path,
-        facts,
-        fingerprint,
-        # A clock that was ahead must not make an object look used in the future, and so never old enough.
-        last_used=min(last_used, time.time()) if isinstance(last_used, int | float) else facts.created,
-        uses=uses if isinstance(uses, int) else 0,
-        links={name: when for name, when in links.items() if when is None or isinstance(when, int | float)},
-    )
-
-
-def _discard(layout: Layout, key: ObjectKey, markers: Markers, leftovers: Leftovers) -> None:
-    markers.remove(key)
-    dirs = layout.user(key.owner)
-    owner = layout.owner(key.owner)
-    with acting_as(owner):
-        _to_trash(layout.object(key), owner, dirs, leftovers)
 
 
 def _write_back(catalog: Catalog, rows: Mapping[str, Any], objects: Mapping[ObjectKey, Object]) -> None:

@@ -1,39 +1,117 @@
 """What trees weigh on disk. Call as the tree's owner; links are never followed.
 
 Sizes are blocks on disk (``st_blocks`` counts 512 bytes whatever the file system's own block is, stat(2)).
+
+Files of an environment are hard links to files of uv's cache, so what removing it frees depends on who else
+has them. They come and go together, a wheel's files at a time: such a set is a :class:`Unit`, known by its
+inodes.
 """
 
+import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _BLOCK = 512
 
 
-def exclusive_bytes(path: Path) -> int:
-    """The bytes that removing this tree would free.
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Files that are linked from elsewhere and come and go together.
 
-    A file that is linked somewhere outside of the tree (uv's cache, another environment) is not freed by it
-    and counts nothing; one whose links are all inside counts once.
+    Attributes:
+        id: of these very inodes; who has the same files has the same id.
+        bytes: on disk, once.
+        sample: one of the files, relative to the object: its number of links tells who else has them.
     """
-    total, linked = 0, dict[tuple[int, int], int]()
-    for state in _states(path):
-        if state.st_nlink == 1 or _is_folder(state):
-            total += state.st_blocks * _BLOCK
+
+    id: str
+    bytes: int
+    sample: str
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What an object weighs.
+
+    Attributes:
+        private: bytes of folders and of files that nobody else has.
+        units: what may be shared.
+    """
+
+    private: int
+    units: tuple[Unit, ...] = ()
+
+    @property
+    def apparent(self) -> int:
+        """The bytes of all its files, whoever else has them: what du(1) says of it alone."""
+        return self.private + sum(unit.bytes for unit in self.units)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A size, and the number of links that each unit's sample had, by the unit's id."""
+
+    size: Size
+    links: Mapping[str, int]
+
+
+@dataclass
+class _Group:
+    """Files of one unit while a tree is walked."""
+
+    inodes: set[int] = field(default_factory=set)
+    bytes: int = 0
+    sample: str = ""
+    links: int = 0
+
+    def add(self, state: os.stat_result, path: str) -> None:
+        if state.st_ino not in self.inodes:
+            self.inodes.add(state.st_ino)
+            self.bytes += state.st_blocks * _BLOCK
+        if not self.sample or path < self.sample:
+            self.sample, self.links = path, state.st_nlink
+
+
+def measure(path: Path, units: Mapping[str, str] | None = None) -> Measured:
+    """Weighs a tree.
+
+    A file all of whose links are inside of the tree counts as its own, once.
+
+    Args:
+        path: the tree.
+        units: to which unit a file belongs, by its path relative to the tree; what is not named and linked
+            from elsewhere makes up one more.
+    """
+    private, linked = 0, dict[int, list[tuple[str, os.stat_result]]]()
+    for relative, state in _states(path):
+        if state.st_nlink == 1 or stat.S_ISDIR(state.st_mode):
+            private += state.st_blocks * _BLOCK
+        else:
+            linked.setdefault(state.st_ino, []).append((relative, state))
+    groups = dict[str, _Group]()
+    for found in linked.values():
+        relative, state = found[0]
+        if len(found) == state.st_nlink:
+            private += state.st_blocks * _BLOCK
             continue
-        inode = (state.st_dev, state.st_ino)
-        linked[inode] = seen = linked.get(inode, 0) + 1
-        if seen == state.st_nlink:
-            total += state.st_blocks * _BLOCK
-    return total
+        groups.setdefault((units or {}).get(relative, ""), _Group()).add(state, relative)
+    made = [(Unit(_id(group.inodes), group.bytes, group.sample), group.links) for group in groups.values()]
+    made.sort(key=lambda each: each[0].id)
+    return Measured(Size(private, tuple(unit for unit, _ in made)), {unit.id: n for unit, n in made})
+
+
+def _id(inodes: set[int]) -> str:
+    return hashlib.blake2b(repr(sorted(inodes)).encode(), digest_size=12).hexdigest()
 
 
 def tree_bytes(path: Path) -> int:
     """The bytes of everything in this tree, each file once however many links it has; 0 if there is none."""
     total, seen = 0, set[tuple[int, int]]()
-    for state in _states(path):
-        if state.st_nlink > 1 and not _is_folder(state):
+    for _, state in _states(path):
+        if state.st_nlink > 1 and not stat.S_ISDIR(state.st_mode):
             inode = (state.st_dev, state.st_ino)
             if inode in seen:
                 continue
@@ -42,18 +120,15 @@ def tree_bytes(path: Path) -> int:
     return total
 
 
-def _is_folder(state: os.stat_result) -> bool:
-    return stat.S_ISDIR(state.st_mode)
-
-
-def _states(path: Path) -> Iterator[os.stat_result]:
-    """The state of a tree's root and of all in it; what vanishes meanwhile is left out."""
+def _states(path: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """The relative path and state of a tree's root and of all in it; what vanishes meanwhile is left out."""
     try:
         root = path.lstat()
     except FileNotFoundError:
         return
-    yield root
-    pending = [str(path)] if _is_folder(root) else []
+    yield "", root
+    skip = len(str(path)) + 1
+    pending = [str(path)] if stat.S_ISDIR(root.st_mode) else []
     while pending:
         try:
             entries = os.scandir(pending.pop())
@@ -65,6 +140,6 @@ def _states(path: Path) -> Iterator[os.stat_result]:
                     state = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
-                yield state
-                if _is_folder(state):
+                yield entry.path[skip:], state
+                if stat.S_ISDIR(state.st_mode):
                     pending.append(entry.path)

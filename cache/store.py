@@ -4,47 +4,53 @@ This module does the work on files; who may do it is decided in memory (objects.
 disk in a state from which :mod:`ray_envd.cache.recovery` makes a whole store, whenever the daemon is killed.
 """
 
-import os
+import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ray_envd.cache import stamps
 from ray_envd.cache.catalog import Catalog, object_name
 from ray_envd.cache.durable import settle
+from ray_envd.cache.epochs import Epochs, sync_file_system
 from ray_envd.cache.errors import InUseError
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.layout import Layout, UserDirs
 from ray_envd.cache.lock import StoreLock
-from ray_envd.cache.markers import Markers
+from ray_envd.cache.markers import MarkerName, Markers
 from ray_envd.cache.objects import Objects
 from ray_envd.cache.owner import Owner, acting_as
-from ray_envd.cache.records import Build, Entry, Facts, Link, Object, find
+from ray_envd.cache.records import Build, Entry, Facts, Link, Object
 from ray_envd.cache.recovery import Recovered, recover
 from ray_envd.cache.removal import clear, remove_tree, to_trash
-from ray_envd.cache.sizes import exclusive_bytes, tree_bytes
+from ray_envd.cache.sizes import measure, tree_bytes
+from ray_envd.cache.stored import Stored
 
 __all__ = ["Build", "Entry", "Link", "Store", "uv_cache_bytes"]
 
+_log = logging.getLogger(__name__)
 
-class Store:
-    """One daemon's store. Thread-safe; methods not marked loop-safe block and belong in a thread.
 
-    Attributes:
-        layout: where things are.
-    """
+class Store(Stored):
+    """One daemon's store. Thread-safe; methods not marked loop-safe block and belong in a thread."""
 
     def __init__(
-        self, layout: Layout, lock: StoreLock, markers: Markers, catalog: Catalog, found: Recovered
+        self,
+        layout: Layout,
+        lock: StoreLock,
+        markers: Markers,
+        catalog: Catalog,
+        epochs: Epochs,
+        found: Recovered,
     ) -> None:
         """Use :meth:`open`."""
-        self.layout = layout
-        self._process_lock, self._markers, self._catalog = lock, markers, catalog
-        self._leftovers = found.leftovers
-        self._objects = Objects(found.objects)
-        self._pinning = threading.Lock()
-        self._writing = threading.Lock()
+        super().__init__(layout, markers, catalog, epochs, Objects(found.objects, found.damaged))
+        self._process_lock, self._leftovers = lock, found.leftovers
+        self._building = self._begun = 0
+        self._syncing = threading.Lock()
+        self._counting = threading.Lock()
 
     # life
 
@@ -63,7 +69,8 @@ class Store:
         try:
             markers = Markers(layout.markers)
             catalog = Catalog.open(layout.catalog, layout.damaged_catalog)
-            return cls(layout, lock, markers, catalog, recover(layout, markers, catalog))
+            epochs = Epochs(layout.epoch)
+            return cls(layout, lock, markers, catalog, epochs, recover(layout, markers, catalog, epochs))
         except BaseException:
             lock.release()
             raise
@@ -76,61 +83,36 @@ class Store:
         """Writes when and how often objects were used; every few seconds, and at the end."""
         self._write(self._objects.take_touched())
 
-    def _write(self, changed: Sequence[Object]) -> None:
-        # Rows are made and written in one go: no thread may overwrite a row with an older one.
-        with self._writing:
-            if changed:
-                self._catalog.put_many((object_name(each.key), each.row()) for each in changed)
+    @property
+    def is_synced(self) -> bool:
+        """Whether a loss of power would cost nothing of what was built. Loop-safe."""
+        return self._epochs.is_synced
+
+    def sync(self) -> None:
+        """Puts everything that was built on disk, for certain; may take seconds, and disturbs nobody.
+
+        Raises:
+            OSError: the disk.
+        """
+        with self._syncing:
+            with self._counting:
+                epoch, begun = self._epochs.next(), self._begun
+                quiet = not self._building
+            sync_file_system(self.layout.root)
+            with self._counting:
+                # Whatever is built meanwhile may have written to uv's cache behind the sync's back.
+                self._epochs.ended(epoch, settled=quiet and begun == self._begun)
 
     def close(self) -> None:
         """Writes what is to be written and lets go of the store."""
         self.flush()
+        if not self.is_synced:
+            try:
+                self.sync()
+            except OSError as error:
+                _log.warning("what was built last may not survive a loss of power: %s", error)
         self._catalog.close()
         self._process_lock.release()
-
-    # looking and holding
-
-    def get(self, key: ObjectKey) -> Entry | None:
-        """The object, or None if it is not there or is leaving. No use is counted. Loop-safe."""
-        return self._objects.get(key)
-
-    def entries(self) -> list[Entry]:
-        """Every object. Loop-safe."""
-        return self._objects.entries()
-
-    def stored_bytes(self) -> int:
-        """The bytes of all objects, and of those that are being deleted. Loop-safe, and quick."""
-        return self._objects.bytes
-
-    def find(self, id_prefix: str, owner: int | None = None) -> Entry:
-        """The one object whose id (``kind/digest``), or digest alone, begins so; of all users, or of one.
-
-        Loop-safe.
-
-        Raises:
-            NotFoundError: there is none.
-            AmbiguousError: there are several.
-        """
-        return find(self.entries(), id_prefix, owner)
-
-    def hold(self, key: ObjectKey) -> Entry | None:
-        """Keeps an object from being collected until :meth:`unhold`; None if it is not there. Loop-safe.
-
-        Counts as a use. Holds live in memory: they bridge the time until a reference is on disk.
-        """
-        return self._objects.hold(key)
-
-    def unhold(self, key: ObjectKey) -> None:
-        """Gives one hold back. Loop-safe.
-
-        Raises:
-            InUseError: it is not held; somebody counts wrongly.
-        """
-        self._objects.unhold(key)
-
-    def is_held(self, key: ObjectKey) -> bool:
-        """Whether somebody holds the object. Loop-safe."""
-        return self._objects.is_held(key)
 
     def owners(self) -> list[tuple[int, int]]:
         """Uid and gid of everybody who has folders here."""
@@ -154,30 +136,59 @@ class Store:
         """
         if owner.uid != key.owner:
             raise ValueError(f"{key.id} of uid {key.owner} is not for uid {owner.uid} to build")
-        build = Build(key, self.layout.object(key), owner)
+        generation = self._objects.free_generation(key)
+        build = Build(key, self.layout.object(key, generation), owner, generation)
         self._objects.announce(build)
         try:
+            self._count_begun()
             # Without an entry of ours, whatever stands there is worth nothing.
-            self._markers.remove(key)
+            self._markers.remove(MarkerName(key))
             dirs = self.layout.create_user(owner)
             with acting_as(owner):
                 clear(build.path, dirs.trash)
                 build.path.parent.mkdir(mode=0o700, exist_ok=True)
                 build.path.mkdir(mode=0o700)
         except BaseException:
-            self._objects.give_up(build)
+            self._give_up(build)
             raise
         return build
 
+    def _count_begun(self) -> None:
+        with self._counting:
+            self._building += 1
+            self._begun += 1
+            self._epochs.unsettle()
+
+    def _give_up(self, build: Build) -> None:
+        self._objects.give_up(build)
+        with self._counting:
+            self._building -= 1
+
     def commit(
-        self, build: Build, *, summary: str, build_seconds: float, details: Mapping[str, Any]
+        self,
+        build: Build,
+        *,
+        summary: str,
+        build_seconds: float,
+        details: Mapping[str, Any],
+        fetched_bytes: int = 0,
+        units: Mapping[str, str] | None = None,
+        stamped: Iterable[str] = (),
     ) -> Entry:
         """Publishes what a build has made; the object comes back held once, for the caller.
 
-        ``summary`` is one line for people, without secrets; ``details`` is JSON to keep with the object.
-
         A file that is a whole object by itself is on disk for certain afterwards. The files of a larger tree
-        survive any death of the daemon, but a loss of power only once the kernel has written them.
+        survive any death of the daemon, and a loss of power after the next :meth:`sync`; one that comes
+        earlier takes the object with it.
+
+        Args:
+            build: what :meth:`begin` returned.
+            summary: one line for people, without secrets.
+            build_seconds: what it cost.
+            details: JSON to keep with the object.
+            fetched_bytes: what was downloaded for it.
+            units: which of its files come and go together, see :func:`ray_envd.cache.sizes.measure`.
+            stamped: the paths that :meth:`check` looks at, relative to the object or absolute.
 
         Raises:
             InUseError: the build has ended already.
@@ -187,14 +198,29 @@ class Store:
         key = build.key
         if not self._objects.is_building(build):
             raise InUseError(f"{key.id} is not under construction by this build")
+        epoch = self._epochs.current  # before the last of its files: a sync that ends it has them all
         with acting_as(build.owner):
             settle(build.path)
-            size = exclusive_bytes(build.path)
-        facts = Facts(summary, size, time.time(), build_seconds, dict(details))
+            measured = measure(build.path, units)
+            taken = stamps.take(build.path, stamped)
+        facts = Facts(
+            summary,
+            measured.size,
+            time.time(),
+            build_seconds,
+            dict(details),
+            fetched_bytes=fetched_bytes,
+            generation=build.generation,
+            stamps=taken,
+            epoch=epoch,
+        )
         fingerprint = self._markers.write(key, facts)
         committed = Object(key, build.path, facts, fingerprint, last_used=facts.created, uses=1, holds=1)
         self._write([committed])
-        return self._objects.publish(committed)
+        entry = self._objects.publish(committed, measured.links)
+        with self._counting:
+            self._building -= 1
+        return entry
 
     def abandon(self, build: Build) -> None:
         """Ends a build without an object; its folder is gone afterwards. Once ended, nothing happens.
@@ -206,12 +232,12 @@ class Store:
             return
         try:
             # A commit may have failed after its marker was in place.
-            self._markers.remove(build.key)
+            self._markers.remove(MarkerName(build.key))
             dirs = self.layout.create_user(build.owner)
             with acting_as(build.owner):
                 doomed = to_trash(build.path, dirs.trash)
         finally:
-            self._objects.give_up(build)
+            self._give_up(build)
         if doomed is not None:
             with acting_as(build.owner):
                 remove_tree(doomed)
@@ -232,7 +258,7 @@ class Store:
         owner = self.layout.owner(key.owner)
         gone = self._objects.take_out(key, is_referenced)
         try:
-            self._markers.remove(key)
+            self._markers.remove(MarkerName(key))
         except BaseException:
             self._objects.put_back(gone)
             raise
@@ -251,51 +277,6 @@ class Store:
                 return to_trash(gone.path, self.layout.user(owner.uid).trash)
         finally:
             self._objects.left(gone.key)
-
-    # pins
-
-    def pin(self, key: ObjectKey) -> None:
-        """Keeps an object until it is unpinned; durable.
-
-        Raises:
-            NotFoundError: it is not there.
-        """
-        self._set_pinned(key, value=True)
-
-    def unpin(self, key: ObjectKey) -> None:
-        """Lets an object be collected again; else as :meth:`pin`."""
-        self._set_pinned(key, value=False)
-
-    def _set_pinned(self, key: ObjectKey, *, value: bool) -> None:
-        with self._pinning:
-            found = self._objects.keep(key)  # it must not leave while its marker is rewritten
-            try:
-                facts = found.facts.with_pinned(pinned=value)
-                fingerprint = self._markers.write(key, facts)
-                with self._objects.lock:
-                    found.facts, found.fingerprint = facts, fingerprint
-                self._write([found])
-            finally:
-                self._objects.unhold(key)
-
-    # links
-
-    def linked(self, request_digest: str, owner: int | None = None) -> Link | None:
-        """To which of a user's objects a request was resolved, expired or not. Loop-safe.
-
-        ``owner`` is the user's uid; without it, the daemon's own. Users never see one another's links.
-        """
-        return self._objects.linked(os.geteuid() if owner is None else owner, request_digest)
-
-    def link(self, request_digest: str, key: ObjectKey, expires: float | None) -> None:
-        """Remembers to which object a request was resolved, until it expires (unix seconds; None: never).
-
-        The link goes with its object, and with the catalog if that is lost.
-
-        Raises:
-            NotFoundError: the object is not there.
-        """
-        self._write(self._objects.link(request_digest, key, expires))
 
 
 def uv_cache_bytes(store: Store, owner: Owner) -> int:

@@ -25,7 +25,7 @@ from ray_envd.agent.progress import Event
 from ray_envd.agent.sessions import Session, SessionSettings
 from ray_envd.agent.setup_log import SetupLogWriter
 from ray_envd.agent.trees import Trees
-from ray_envd.agent.workshop import Bench, Report, Workshop
+from ray_envd.agent.workshop import Bench, Made, Report, Workshop
 from ray_envd.cache.archive import ArchiveLimits
 from ray_envd.cache.budget import Budget
 from ray_envd.cache.errors import NotReferencedError
@@ -51,13 +51,13 @@ class FakeInstaller:
     async def prepare(self, value: Any, bench: Bench) -> Contribution:
         key = bench.key("python", value["digest"])
 
-        async def fill(build: Build, report: Report) -> dict[str, Any]:
+        async def fill(build: Build, report: Report) -> Made:
             self.builds += 1
             report("building", "step")
             if self.work is not None:
                 await self.work(report)
             await asyncio.to_thread((build.path / "file").write_text, "x" * 5000)
-            return {}
+            return Made({})
 
         _, built = await bench.obtain(key, fill, field="pip", summary="fake", reserve=1000)
         return Contribution(objects=(key,), built=built, variables={"FAKE": value["digest"]})

@@ -24,7 +24,7 @@ def put(
         (build.path / "content").write_bytes(b"x" * size)
     entry = store.commit(build, summary=str(name), build_seconds=1.5, details={"name": str(name)})
     if not held:
-        store.unhold(entry.key)
+        store.unhold(entry.key, entry.generation)
     return entry
 
 

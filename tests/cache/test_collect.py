@@ -8,6 +8,7 @@ from ray_envd.cache.collect import collect
 from ray_envd.cache.errors import InUseError
 from ray_envd.cache.gc import Limits
 from ray_envd.cache.keys import ObjectKey, digest_of
+from ray_envd.cache.markers import MarkerName
 from ray_envd.cache.references import References
 from ray_envd.cache.store import Store
 
@@ -24,8 +25,9 @@ def test_collection_frees_what_nobody_uses(store: Store, references: References)
     store.pin(entries["pinned"].key)
     done = collect(store, references, Limits(), now=SOON, target=0, extra_bytes=7)
     assert {victim.entry.key for victim in done.victims} == {key("one"), key("two")}
-    assert done.freed_bytes == entries["one"].bytes + entries["two"].bytes
-    assert done.remaining_bytes == store.stored_bytes() + 7 == sum(e.bytes for e in store.entries()) + 7
+    assert done.freed_bytes == entries["one"].size.apparent + entries["two"].size.apparent
+    assert done.remaining_bytes == store.stored_bytes() + 7
+    assert store.stored_bytes() == sum(entry.size.apparent for entry in store.entries())
     assert {entry.summary for entry in store.entries()} == {"referenced", "held", "pinned"}
     references.release("s", digest_of("env"))
     assert len(collect(store, references, Limits(), now=SOON, target=0).victims) == 1
@@ -76,8 +78,8 @@ def test_one_object_that_cannot_be_deleted_does_not_keep_the_others(
         put(store, name)
     original = store._markers.remove
 
-    def remove(victim: ObjectKey) -> None:
-        if victim == key(0):
+    def remove(victim: MarkerName) -> None:
+        if victim.key == key(0):
             raise OSError(5, "input/output error")
         original(victim)
 

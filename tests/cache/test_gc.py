@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from ray_envd.cache.gc import Limits, Plan, plan
 from ray_envd.cache.keys import ObjectKey, digest_of
-from ray_envd.cache.records import Entry
+from ray_envd.cache.ledger import Ledger
+from ray_envd.cache.records import Entry, Facts
+from ray_envd.cache.sizes import Size
 
 NOW = 1_000_000.0
 
@@ -20,15 +22,14 @@ def _entry(
     return Entry(
         key=ObjectKey(owner, kind, digest_of(name)),
         path=Path("/nowhere"),
-        summary=str(name),
-        bytes=size,
-        created=0.0,
+        facts=Facts(str(name), Size(size), 0.0, 1.0, {}, pinned=pinned),
         last_used=NOW - age,
         uses=1,
-        pinned=pinned,
-        build_seconds=1.0,
-        details={},
     )
+
+
+def _ledger(entries: list[Entry]) -> Ledger:
+    return Ledger(sum(entry.size.private for entry in entries), {})
 
 
 def _names(planned: Plan) -> list[int]:
@@ -37,7 +38,7 @@ def _names(planned: Plan) -> list[int]:
 
 def _plan(entries: list[Entry], limits: Limits, busy: AbstractSet[int] = frozenset(), **options: Any) -> Plan:
     keys = {entry.key for entry in entries if int(entry.summary) in busy}
-    return plan(entries, busy=keys.__contains__, limits=limits, now=NOW, **options)
+    return plan(entries, ledger=_ledger(entries), busy=keys.__contains__, limits=limits, now=NOW, **options)
 
 
 TEN = [_entry(n, 10, age=100 - n) for n in range(10)]
@@ -150,37 +151,60 @@ def test_whatever_is_planned_keeps_the_rules(
     low = min((mark for mark in marks if mark is not None), default=None)
     limits = Limits(high, low, kinds, unused)
     keys = {entry.key for entry in entries if int(entry.summary) in busy}
-    planned = plan(entries, busy=keys.__contains__, limits=limits, now=NOW, target=target, extra_bytes=extra)
+    planned = plan(
+        entries,
+        ledger=_ledger(entries),
+        busy=keys.__contains__,
+        limits=limits,
+        now=NOW,
+        target=target,
+        extra_bytes=extra,
+    )
     gone = [victim.entry for victim in planned.victims]
     assert len({entry.key for entry in gone}) == len(gone)
     assert not [e for e in gone if e.pinned or e.key in keys or NOW - e.last_used < unused]
-    assert planned.freed == sum(entry.bytes for entry in gone)
-    assert planned.remaining == sum(entry.bytes for entry in entries) + extra - planned.freed
+    assert planned.freed == sum(entry.size.private for entry in gone)
+    assert planned.remaining == sum(entry.size.private for entry in entries) + extra - planned.freed
 
     free = [e for e in entries if not e.pinned and e.key not in keys and NOW - e.last_used >= unused]
-    whole = sum(entry.bytes for entry in entries) + extra
+    whole = sum(entry.size.private for entry in entries) + extra
     goal = target if target is not None else low if high is not None and whole > high else None
     if goal is not None and target is not None and planned.remaining > goal:
         assert len(gone) == len(free)
     for kind, limit in kinds.items():
-        left = sum(e.bytes for e in entries if e.key.kind == kind) - sum(
-            e.bytes for e in gone if e.key.kind == kind
+        left = sum(e.size.private for e in entries if e.key.kind == kind) - sum(
+            e.size.private for e in gone if e.key.kind == kind
         )
         assert left <= limit or not [e for e in free if e.key.kind == kind and e not in gone]
     if goal is None and not kinds:
         assert gone == []
 
     seed.shuffle(entries)
-    again = plan(entries, busy=keys.__contains__, limits=limits, now=NOW, target=target, extra_bytes=extra)
+    again = plan(
+        entries,
+        ledger=_ledger(entries),
+        busy=keys.__contains__,
+        limits=limits,
+        now=NOW,
+        target=target,
+        extra_bytes=extra,
+    )
     assert again == planned
 
 
 @given(entries=_entries, target=st.integers(0, 300))
 def test_no_victim_is_younger_than_one_that_stays(entries: list[Entry], target: int) -> None:
     """Least recently used means just that, and the last victim was needed."""
-    planned = plan(entries, busy=lambda _key: False, limits=Limits(), now=NOW + 100, target=target)
+    planned = plan(
+        entries,
+        ledger=_ledger(entries),
+        busy=lambda _key: False,
+        limits=Limits(),
+        now=NOW + 100,
+        target=target,
+    )
     gone = {victim.entry.key for victim in planned.victims}
     stays = [e.last_used for e in entries if e.key not in gone and not e.pinned]
     assert all(v.entry.last_used <= min(stays, default=NOW + 100) for v in planned.victims)
     if planned.victims:
-        assert planned.remaining + planned.victims[-1].entry.bytes > target
+        assert planned.remaining + planned.victims[-1].entry.size.private > target

@@ -12,6 +12,7 @@ from shelf import ME, below, key, kill, never, put
 from ray_envd.cache.errors import StoreError
 from ray_envd.cache.keys import digest_of
 from ray_envd.cache.records import Facts
+from ray_envd.cache.sizes import Size
 from ray_envd.cache.store import Store
 
 
@@ -163,27 +164,33 @@ def test_on_a_full_disk_the_store_opens_without_a_catalog(
 def test_a_changed_marker_is_believed_over_the_catalog(store: Store, root: Path) -> None:
     """A daemon killed between a marker and its row left the truth in the marker."""
     put(store, "a")
-    store._markers.write(key("a"), Facts("changed", 7, 1.0, 2.0, {"new": 1}, pinned=True))
+    store._markers.write(key("a"), Facts("changed", Size(7), 1.0, 2.0, {"new": 1}, pinned=True))
     kill(store)
     again = Store.open(root)
     entry = again.get(key("a"))
     assert entry is not None
-    assert (entry.summary, entry.bytes, entry.pinned, entry.details) == ("changed", 7, True, {"new": 1})
+    assert (entry.summary, entry.size.private) == ("changed", 7)
+    assert (entry.pinned, entry.details) == (True, {"new": 1})
     again.close()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 99}', b"\xff\xfe", b"null"])
-def test_an_object_with_a_damaged_marker_is_removed(store: Store, root: Path, content: bytes) -> None:
-    """What its marker said is not known, so it is not handed out."""
+def test_an_object_with_a_damaged_marker_is_quarantined(store: Store, root: Path, content: bytes) -> None:
+    """What its marker said is not known: it is handed out no more, and stays for who stands on it."""
     entry = put(store, "a")
     put(store, "b")
     kill(store)
     _marker(store, "a").write_bytes(content)
     again = Store.open(root)
     again.sweep()
-    assert [each.key for each in again.entries()] == [key("b")]
-    assert not entry.path.exists()
+    assert [each.key for each in again.entries() if not each.damaged] == [key("b")]
+    assert again.hold(key("a")) is None
+    assert again.find("pip/" + key("a").digest).damaged.startswith("its marker cannot be read")
+    assert entry.path.exists()
     assert not _marker(again, "a").exists()
+    assert put(again, "a").path != entry.path
+    again.evict_damaged(key("a"), 0, never)
+    assert not entry.path.exists()
     again.close()
 
 
@@ -275,11 +282,18 @@ def test_markers_say_everything_in_plain_json(store: Store) -> None:
     assert value == {
         "version": 1,
         "summary": "a",
-        "bytes": entry.bytes,
+        "bytes": entry.size.apparent,
         "created": entry.created,
         "build_seconds": 1.5,
         "details": {"name": "a"},
         "pinned": False,
+        "units": [],
+        "fetched_bytes": 0,
+        "generation": 0,
+        "damaged": "",
+        "stamps": {},
+        "sealed": False,
+        "epoch": 1,
     }
 
 

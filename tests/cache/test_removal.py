@@ -9,7 +9,7 @@ from ray_envd.cache import removal
 from ray_envd.cache.durable import sync_file
 from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.removal import clear, remove_tree, to_trash
-from ray_envd.cache.sizes import exclusive_bytes, tree_bytes
+from ray_envd.cache.sizes import measure, tree_bytes
 
 _BLOCK = 4096  # smaller files take one block on any usual file system
 
@@ -21,7 +21,7 @@ def test_a_tree_goes_with_all_in_it_and_says_what_it_freed(tmp_path: Path) -> No
     (tree / "a" / "b" / "file").write_bytes(b"x" * 50_000)
     (tree / "a" / "link").symlink_to("/etc/passwd")
     before = du(tree)
-    assert exclusive_bytes(tree) == before
+    assert measure(tree).size.private == before
     assert remove_tree(tree) == before
     assert list(tmp_path.iterdir()) == []
 
@@ -67,11 +67,11 @@ def test_files_that_are_linked_elsewhere_are_not_counted(tmp_path: Path) -> None
     tree.mkdir()
     (cache / "shared").write_bytes(b"x" * 100_000)
     os.link(cache / "shared", tree / "shared")
-    empty = exclusive_bytes(tree)
+    empty = measure(tree).size.private
     (tree / "own").write_bytes(b"x" * 10_000)
     os.link(tree / "own", tree / "again")
     own = (tree / "own").stat().st_blocks * 512
-    assert exclusive_bytes(tree) == empty + own
+    assert measure(tree).size.private == empty + own
     assert remove_tree(tree) == empty + own
     assert (cache / "shared").stat().st_size == 100_000
 

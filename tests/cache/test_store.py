@@ -14,6 +14,7 @@ from ray_envd.cache import removal
 from ray_envd.cache import store as store_module
 from ray_envd.cache.errors import AmbiguousError, CorruptError, InUseError, NotFoundError
 from ray_envd.cache.keys import ObjectKey, digest_of
+from ray_envd.cache.markers import MarkerName
 from ray_envd.cache.owner import Owner
 from ray_envd.cache.store import Store, uv_cache_bytes
 
@@ -27,7 +28,7 @@ def test_an_object_is_there_once_it_is_committed(store: Store) -> None:
     entry = store.commit(build, summary="a thing", build_seconds=2.5, details={"files": ["file"]})
     assert (entry.key, entry.path, entry.summary) == (key("a"), build.path, "a thing")
     assert (entry.build_seconds, entry.details, entry.uses) == (2.5, {"files": ["file"]}, 1)
-    assert entry.bytes == du(build.path)
+    assert entry.size.apparent == du(build.path)
     assert abs(entry.created - time.time()) < 60
     assert store.is_held(key("a"))
     with pytest.raises(InUseError):
@@ -125,8 +126,8 @@ def test_eviction_frees_what_it_says_and_leaves_nothing(store: Store) -> None:
     """Folder, marker and links are gone, and the bytes with them."""
     entry = put(store, "a", size=100_000)
     store.link(digest_of("request"), key("a"), None)
-    assert store.stored_bytes() == entry.bytes
-    assert store.evict(key("a"), never) == entry.bytes
+    assert store.stored_bytes() == entry.size.apparent
+    assert store.evict(key("a"), never) == entry.size.apparent
     assert store.stored_bytes() == 0
     assert store.get(key("a")) is None
     assert store.linked(digest_of("request")) is None
@@ -175,7 +176,7 @@ def test_an_object_that_cannot_be_unpublished_stays(store: Store, monkeypatch: p
     monkeypatch.undo()
     assert store.get(key("a")) == entry
     assert store.linked(digest_of("r")) is not None
-    assert store.evict(key("a"), never) == entry.bytes
+    assert store.evict(key("a"), never) == entry.size.apparent
 
 
 def test_a_build_waits_for_the_object_of_its_key_to_leave(
@@ -296,7 +297,7 @@ def test_pins_and_unpins_at_once_leave_memory_and_disk_agreed(store: Store, root
         sys.setswitchinterval(interval)
     found = store.get(key("a"))
     assert found is not None
-    assert store._markers.read(key("a")).pinned == found.pinned
+    assert store._markers.read(MarkerName(key("a"))).pinned == found.pinned
     assert not store.is_held(key("a"))
 
 

@@ -182,7 +182,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert (entry.pinned, entry.details) == (found.pinned, {"of": name.digest})
             assert self.store.is_held(name) == (found.holds > 0)
             assert self.references.is_referenced(name) == (found.references > 0)
-        assert self.store.stored_bytes() == sum(entry.bytes for entry in entries.values())
+        assert self.store.stored_bytes() == sum(entry.size.apparent for entry in entries.values())
         for number in range(3):
             link = self.store.linked(digest_of("request", number))
             target = self.model.links.get(digest_of("request", number))

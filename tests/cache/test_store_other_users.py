@@ -57,7 +57,7 @@ def test_all_work_on_a_users_files_is_done_as_that_user(
     """The kernel then checks every path as it would for him, races included."""
     seen: dict[str, set[int]] = {}
     for module in (store_module, recovery):
-        for name in ("settle", "exclusive_bytes", "tree_bytes", "to_trash", "remove_tree", "clear"):
+        for name in ("settle", "measure", "tree_bytes", "to_trash", "remove_tree", "clear"):
             original = getattr(module, name, None)
             if original is not None:
                 monkeypatch.setattr(module, name, _spy(name, original, seen))
@@ -69,7 +69,7 @@ def test_all_work_on_a_users_files_is_done_as_that_user(
     again = Store.open(root)
     again.sweep()
     again.close()
-    names = {"settle", "exclusive_bytes", "tree_bytes", "to_trash", "remove_tree", "clear"}
+    names = {"settle", "measure", "tree_bytes", "to_trash", "remove_tree", "clear"}
     assert seen == {name: {nobody.uid} for name in names}
 
 
@@ -128,7 +128,7 @@ def test_planted_links_in_an_object_lead_nowhere(store: Store, nobody: Owner, pr
         (build.path / "link").symlink_to(precious)
         (build.path / "file").symlink_to(precious / "file")
     entry = store.commit(build, summary="", build_seconds=0, details={})
-    assert entry.bytes == du(build.path)
+    assert entry.size.apparent == du(build.path)
     store.unhold(entry.key)
     store.evict(entry.key, never)
     assert below(precious) == ["file", "inner"]

@@ -1,0 +1,47 @@
+"""Who shares what: the arithmetic of sizes in a store where files are linked and not copied. Pure values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ray_envd.cache.sizes import Size
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One unit of shared files.
+
+    Attributes:
+        bytes: on disk, once.
+        holders: how many objects have it.
+        outside: whether somebody else has it as well (uv's cache), so that no removal of objects frees it.
+    """
+
+    bytes: int
+    holders: int
+    outside: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The sizes of all objects together, as they were when asked for.
+
+    Attributes:
+        private: bytes that belong to one object each, of all of them.
+        shares: every unit, by its id.
+    """
+
+    private: int
+    shares: Mapping[str, Share]
+
+    @property
+    def total(self) -> int:
+        """Bytes on disk of all objects: each file once, those of uv's cache not (it is counted by itself)."""
+        return self.private + sum(share.bytes for share in self.shares.values() if not share.outside)
+
+    def exclusive(self, size: Size) -> int:
+        """What removing an object of this size would free: what it has and nobody else."""
+        return size.private + sum(unit.bytes for unit in size.units if self._only_one(unit.id))
+
+    def _only_one(self, unit: str) -> bool:
+        share = self.shares.get(unit)
+        return share is not None and share.holders == 1 and not share.outside
