@@ -1,16 +1,19 @@
 """What to collect: a pure function of what is stored, what is busy, the limits and the time.
 
-Least recently used goes first. Nothing is asked of the disk here and nothing changed;
-:mod:`ray_envd.cache.collect` acts on the plan.
+What is worth least goes first (:mod:`ray_envd.cache.worth`, :mod:`ray_envd.cache.candidates`). Nothing is
+asked of the disk here and nothing changed; :mod:`ray_envd.cache.collect` acts on the plan.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from ray_envd.cache.account import Account
+from ray_envd.cache.candidates import Candidate, Candidates
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.ledger import Ledger
 from ray_envd.cache.records import Entry
-from ray_envd.cache.text import bytes_text
+from ray_envd.cache.text import bytes_text, seconds_text
+from ray_envd.cache.worth import worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class Limits:
     Attributes:
         high_bytes: above this, collection starts; None: never of itself.
         low_bytes: down to this it goes then; None: down to ``high_bytes``.
-        kind_bytes: the most that objects of a kind may take together.
+        kind_bytes: the most that objects of a kind may take together, what they share counted once.
         min_unused_seconds: what was used more recently stays.
 
     Raises:
@@ -47,10 +50,32 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """An object to collect, and why."""
+    """An object to collect, and why.
+
+    Attributes:
+        entry: the object.
+        why: which limit asks for it.
+        age: seconds since it was used.
+        frees: bytes that it frees when its turn comes, those before it being gone.
+        worth: seconds that a byte of it was likely to save, see :mod:`ray_envd.cache.worth`.
+    """
 
     entry: Entry
-    reason: str
+    why: str
+    age: float
+    frees: int
+    worth: float
+
+    @property
+    def reason(self) -> str:
+        """A sentence for people: the figures that decided, and which limit asks for it."""
+        entry = self.entry
+        uses = "once" if entry.uses == 1 else f"{entry.uses} times"
+        fetched = f" and {bytes_text(entry.fetched_bytes)} of downloads" if entry.fetched_bytes else ""
+        return (
+            f"used {uses}, unused for {seconds_text(self.age)}, {seconds_text(entry.build_seconds)}{fetched}"
+            f" to rebuild, frees {bytes_text(self.frees)}: {self.why}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +84,7 @@ class Plan:
 
     Attributes:
         victims: in the order in which they should go.
-        freed: bytes that this frees, as far as is known.
+        freed: bytes that this frees.
         remaining: bytes that stay, with those that are not objects.
     """
 
@@ -80,10 +105,11 @@ def plan(
 ) -> Plan:
     """What should be collected now.
 
-    Kinds above their own limit come down to it first. Then, if there is a target or the whole is above the
-    high watermark, the least recently used objects go until the whole is at most the target or the low
-    watermark. The whole is all objects and ``extra_bytes``. Pinned and busy objects and those used within the
-    last ``min_unused_seconds`` never go, so the goal may be missed.
+    Damaged objects go first, always: nobody is given them any more. Then kinds above their own limit come
+    down to it. Then, if there is a target or the whole is above the high watermark, what is worth
+    least goes until the whole is at most the target or the low watermark; what turns out not to be
+    needed for that stays. The whole is all objects and ``extra_bytes``. Pinned and busy objects and
+    those used within the last ``min_unused_seconds`` never go, so a goal may be missed.
 
     Args:
         entries: every object; the order does not matter.
@@ -94,54 +120,111 @@ def plan(
         target: bytes to come down to, also from below the high watermark.
         extra_bytes: bytes of the budget that are no objects, such as uv's cache.
     """
-    by_age = sorted(entries, key=_age)
-    free = [
-        entry
-        for entry in by_age
-        if not entry.pinned and now - entry.last_used >= limits.min_unused_seconds and not busy(entry.key)
-    ]
-    whole = ledger.total + extra_bytes
-    victims = {
-        victim.entry.key: victim for victim in _over_kind_limits(by_age, free, limits.kind_bytes, ledger)
-    }
-    freed = sum(ledger.exclusive(victim.entry.size) for victim in victims.values())
-    goal, reason = _goal(whole - freed, limits, target)
-    for entry in free:
-        if goal is None or whole - freed <= goal:
-            break
-        if entry.key not in victims:
-            victims[entry.key] = Victim(entry, reason)
-            freed += ledger.exclusive(entry.size)
-    return Plan(tuple(victims.values()), freed, whole - freed)
+    entries = list(entries)
+    planning = _Planning(ledger, extra_bytes, limits, now)
+    if planning.has_work(entries, target):
+        planning.run(entries, busy, target)
+    return planning.result()
 
 
-def _age(entry: Entry) -> tuple[float, ObjectKey]:
-    """Least recently used first; the key settles ties, so that equal input gives an equal plan."""
-    return entry.last_used, entry.key
+class _Planning:
+    """One plan in the making."""
+
+    def __init__(self, ledger: Ledger, extra_bytes: int, limits: Limits, now: float) -> None:
+        self._ledger, self._extra, self._limits, self._now = ledger, extra_bytes, limits, now
+        self._whole = Account.of_all(ledger, extra_bytes)
+        self._taken: list[tuple[Candidate, str]] = []
+        self._names: set[tuple[ObjectKey, int]] = set()
+
+    def has_work(self, entries: Iterable[Entry], target: int | None) -> bool:
+        """Whether anything might go: most looks end here, and need not ask who is busy."""
+        return (
+            self._goal(target)[0] is not None
+            or bool(self._limits.kind_bytes)
+            or any(entry.damaged for entry in entries)
+        )
+
+    def run(self, entries: list[Entry], busy: Callable[[ObjectKey], bool], target: int | None) -> None:
+        """Chooses."""
+        # A time in the future is of a clock that was wrong: it must not keep an object until then.
+        least = self._limits.min_unused_seconds
+        free = [
+            entry
+            for entry in entries
+            if not entry.pinned and abs(self._now - entry.last_used) >= least and not busy(entry.key)
+        ]
+        for entry in sorted((entry for entry in free if entry.damaged), key=_name):
+            value = worth(entry, self._ledger.exclusive(entry.size), self._now)
+            self._take(Candidate(entry, value), f"it is damaged ({entry.damaged}) and nobody uses it")
+        for kind, limit in sorted(self._limits.kind_bytes.items()):
+            account = Account.of_some(self._still(entries, kind), self._ledger)
+            why = f"{kind} is above its limit of {bytes_text(limit)}"
+            for candidate in self._down_to(limit, account, self._still(free, kind)):
+                self._take(candidate, why)
+        goal, why = self._goal(target)
+        if goal is not None:
+            account = Account(self._whole.bytes, self._whole.holders.copy())
+            for candidate in self._down_to(goal, account, self._still(free)):
+                self._take(candidate, why)
+
+    def _still(self, entries: Iterable[Entry], kind: str | None = None) -> list[Entry]:
+        """Those that are not victims yet; of one kind, or all."""
+        return [
+            entry
+            for entry in entries
+            if (kind is None or entry.key.kind == kind)
+            and (not self._names or _name(entry) not in self._names)
+        ]
+
+    def _take(self, candidate: Candidate, why: str) -> None:
+        self._whole.take(candidate.entry)
+        self._taken.append((candidate, why))
+        self._names.add(_name(candidate.entry))
+
+    def _down_to(self, goal: int, account: Account, free: list[Entry]) -> list[Candidate]:
+        """Who should go for the account to be at most ``goal``; all who may, if that is not enough."""
+        if account.bytes <= goal:
+            return []
+        candidates = Candidates(free, account, self._now)
+        taken = []
+        while account.bytes > goal and (candidate := candidates.pop()) is not None:
+            account.take(candidate.entry)
+            taken.append(candidate)
+        if account.bytes > goal:
+            return taken
+        needed = []
+        for candidate in reversed(taken):  # most worth first
+            if account.bytes + account.price(candidate.entry) <= goal:
+                account.put_back(candidate.entry)
+            else:
+                needed.append(candidate)
+        return needed[::-1]
+
+    def _goal(self, target: int | None) -> tuple[int | None, str]:
+        """Down to how many bytes, and why; None: nothing is to go."""
+        if target is not None:
+            return target, f"asked to come down to {bytes_text(target)}"
+        high = self._limits.high_bytes
+        if high is None or self._whole.bytes <= high:
+            return None, ""
+        low = high if self._limits.low_bytes is None else self._limits.low_bytes
+        return low, f"the store is above {bytes_text(high)} and comes down to {bytes_text(low)}"
+
+    def result(self) -> Plan:
+        """The plan; what each victim frees is counted in the final order."""
+        account = Account.of_all(self._ledger, self._extra)
+        victims = tuple(
+            Victim(
+                candidate.entry,
+                why,
+                self._now - candidate.entry.last_used,
+                account.take(candidate.entry),
+                candidate.worth,
+            )
+            for candidate, why in self._taken
+        )
+        return Plan(victims, sum(victim.frees for victim in victims), account.bytes)
 
 
-def _over_kind_limits(
-    entries: Iterable[Entry], free: Iterable[Entry], kind_bytes: Mapping[str, int], ledger: Ledger
-) -> list[Victim]:
-    left = dict.fromkeys(kind_bytes, 0)
-    for entry in entries:
-        if entry.key.kind in left:
-            left[entry.key.kind] += ledger.exclusive(entry.size)
-    victims = []
-    for entry in free:
-        kind = entry.key.kind
-        if kind in left and left[kind] > kind_bytes[kind]:
-            victims.append(Victim(entry, f"{kind} is above its limit of {bytes_text(kind_bytes[kind])}"))
-            left[kind] -= ledger.exclusive(entry.size)
-    return victims
-
-
-def _goal(whole: int, limits: Limits, target: int | None) -> tuple[int | None, str]:
-    """Down to how many bytes, and why; None: nothing is to go."""
-    if target is not None:
-        return target, f"asked to come down to {bytes_text(target)}"
-    high = limits.high_bytes
-    if high is None or whole <= high:
-        return None, ""
-    low = high if limits.low_bytes is None else limits.low_bytes
-    return low, f"the store is above {bytes_text(high)} and comes down to {bytes_text(low)}"
+def _name(entry: Entry) -> tuple[ObjectKey, int]:
+    return entry.key, entry.generation
