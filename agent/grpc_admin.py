@@ -12,6 +12,7 @@ from ray_envd import __version__
 from ray_envd.agent.collector import Collector
 from ray_envd.agent.errors import EnvError, Retry
 from ray_envd.agent.link_server import LinkServer
+from ray_envd.agent.listing import Listing
 from ray_envd.agent.local_sessions import LocalSessions
 from ray_envd.agent.manager import Ask, Manager
 from ray_envd.agent.pb import admin_pb2 as pb
@@ -20,6 +21,7 @@ from ray_envd.agent.progress import Event
 from ray_envd.agent.sessions import Session
 from ray_envd.agent.status import Status
 from ray_envd.cache import errors as cache_errors
+from ray_envd.cache.collect import remove
 from ray_envd.cache.references import References
 from ray_envd.cache.store import Entry, Store
 
@@ -47,6 +49,7 @@ class AdminService(services.AdminServiceServicer):
     ) -> None:
         self._manager, self._sessions, self._links = manager, sessions, links
         self._collector, self._status, self._drain = collector, status, drain
+        self._listing = Listing(manager.workshop.store, manager.references)
 
     @property
     def _store(self) -> Store:
@@ -97,11 +100,13 @@ class AdminService(services.AdminServiceServicer):
 
     # objects
 
-    async def List(self, _request: pb.ListRequest, _context: Context) -> pb.ListReply:  # noqa: N802
-        """Every object and every session."""
-        objects = [self._object(entry) for entry in self._store.entries()]
-        sessions = [self._session(session) for session in self._links.sessions.values()]
-        return pb.ListReply(objects=objects, sessions=sessions)
+    async def List(self, request: pb.ListRequest, _context: Context) -> pb.ListReply:  # noqa: N802
+        """Objects, in pages if so asked; the sessions with the first."""
+        objects, token = await self._manager.workshop.thread(
+            self._listing.page, request.page_size, request.page_token
+        )
+        sessions = [] if request.page_token else map(self._session, self._links.sessions.values())
+        return pb.ListReply(objects=objects, sessions=sessions, next_page_token=token)
 
     async def Stats(self, _request: pb.StatsRequest, _context: Context) -> pb.StatsReply:  # noqa: N802
         """Counters and sizes."""
@@ -112,19 +117,16 @@ class AdminService(services.AdminServiceServicer):
         """Collects now, or says what would be collected."""
         target = request.target_bytes if request.HasField("target_bytes") else None
         done = await self._collector.collect(target, dry_run=request.dry_run)
-        victims = [pb.GcVictim(object=self._object(v.entry), reason=v.reason) for v in done.victims]
-        return pb.GcReply(victims=victims, freed_bytes=done.freed_bytes, remaining_bytes=done.remaining_bytes)
+        return await self._manager.workshop.thread(self._listing.collection, done)
 
     async def Remove(self, request: pb.RemoveRequest, context: Context) -> pb.RemoveReply:  # noqa: N802
         """Removes one object that nobody uses."""
         entry = await self._found(request.id, context)
         try:
-            freed = await self._manager.workshop.thread(
-                self._store.evict, entry.key, self._references.is_referenced
-            )
+            freed = await self._manager.workshop.thread(remove, self._store, self._references, entry)
         except cache_errors.StoreError as error:
             await _abort(context, error)
-        return pb.RemoveReply(id=entry.key.id, freed_bytes=freed)
+        return pb.RemoveReply(id=entry.id, freed_bytes=freed)
 
     async def Pin(self, request: pb.PinRequest, context: Context) -> pb.PinReply:  # noqa: N802
         """Keeps an object until it is unpinned."""
@@ -146,7 +148,7 @@ class AdminService(services.AdminServiceServicer):
             await self._manager.workshop.thread(change, entry.key)
         except cache_errors.StoreError as error:
             await _abort(context, error)
-        return pb.PinReply(object=self._object(self._store.get(entry.key) or entry))
+        return pb.PinReply(object=self._listing.one(self._store.get(entry.key) or entry))
 
     async def _found(self, object_id: str, context: Context) -> Entry:
         try:
@@ -154,21 +156,6 @@ class AdminService(services.AdminServiceServicer):
         except cache_errors.StoreError as error:
             await _abort(context, error)
             raise
-
-    def _object(self, entry: Entry) -> pb.Object:
-        return pb.Object(
-            id=entry.key.id,
-            kind=entry.key.kind,
-            summary=entry.summary,
-            bytes=self._store.ledger().exclusive(entry.size),
-            created_ms=int(entry.created * 1000),
-            last_used_ms=int(entry.last_used * 1000),
-            uses=entry.uses,
-            references=self._references.object_count(entry.key),
-            pinned=entry.pinned,
-            build_seconds=entry.build_seconds,
-            owner_uid=entry.key.owner,
-        )
 
     def _session(self, session: Session) -> pb.Session:
         envs = self._manager.info(session)

@@ -9,6 +9,8 @@ from typing import Any
 from ray_envd.agent.collector import Collector
 from ray_envd.agent.manager import Manager
 from ray_envd.cache.budget import Budget
+from ray_envd.cache.store import Store
+from ray_envd.cache.usage import other_bytes
 
 
 class Status:
@@ -24,14 +26,13 @@ class Status:
     async def collect(self) -> dict[str, Any]:
         """The fields of StatsReply but for the version."""
         manager = self._manager
-        entries = manager.workshop.store.entries()
         disk = await manager.workshop.thread(shutil.disk_usage, self._store)
+        sizes = await manager.workshop.thread(_sizes, manager.workshop.store)
         return {
             "pid": os.getpid(),
             "uptime_seconds": time.monotonic() - self._started,
             "store": self._store,
-            "objects": len(entries),
-            "object_bytes": manager.workshop.store.stored_bytes(),
+            **sizes,
             "uv_cache_bytes": self._collector.uv_cache_bytes,
             "budget_bytes": self._limit,
             "reserved_bytes": self._budget.reserved,
@@ -55,6 +56,18 @@ class Status:
 
     def _value(self, name: str, **labels: str) -> int:
         return int(self._manager.metrics.registry.get_sample_value(name, labels) or 0)
+
+
+def _sizes(store: Store) -> dict[str, int]:
+    """What the store weighs; blocking, but for the walk of uv's caches."""
+    entries, ledger = store.entries(), store.ledger()
+    return {
+        "objects": len(entries),
+        "object_bytes": ledger.total,
+        "apparent_bytes": sum(entry.size.apparent for entry in entries),
+        "exclusive_bytes": sum(ledger.exclusive(entry.size) for entry in entries),
+        "other_bytes": other_bytes(store),
+    }
 
 
 def resident_bytes() -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ray_envd.cache.errors import InUseError, NotFoundError
 from ray_envd.cache.gc import Limits, Victim, plan
 from ray_envd.cache.keys import ObjectKey
+from ray_envd.cache.records import Entry
 from ray_envd.cache.references import References
 from ray_envd.cache.store import Store
 
@@ -61,10 +62,7 @@ def collect(
     for victim in planned.victims:
         key = victim.entry.key
         try:
-            if victim.entry.damaged:
-                freed += store.evict_damaged(key, victim.entry.generation, references.is_referenced)
-            else:
-                freed += store.evict(key, references.is_referenced)
+            freed += remove(store, references, victim.entry)
         except (InUseError, NotFoundError) as error:
             _log.info("not collected: %s", error)
         except OSError as error:
@@ -72,3 +70,14 @@ def collect(
         else:
             gone.append(victim)
     return Collected(tuple(gone), freed, store.stored_bytes() + extra_bytes)
+
+
+def remove(store: Store, references: References, entry: Entry) -> int:
+    """Removes one object that nobody uses; returns the bytes that this freed; blocking.
+
+    Raises:
+        NotFoundError, InUseError, OSError: as for ``Store.evict``.
+    """
+    if entry.damaged:
+        return store.evict_damaged(entry.key, entry.generation, references.is_referenced)
+    return store.evict(entry.key, references.is_referenced)

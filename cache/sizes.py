@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_BLOCK = 512
+BLOCK = 512  # bytes of one st_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class _Group:
     def add(self, state: os.stat_result, path: str) -> None:
         if state.st_ino not in self.inodes:
             self.inodes.add(state.st_ino)
-            self.bytes += state.st_blocks * _BLOCK
+            self.bytes += state.st_blocks * BLOCK
         if not self.sample or path < self.sample:
             self.sample, self.links = path, state.st_nlink
 
@@ -88,14 +88,14 @@ def measure(path: Path, units: Mapping[str, str] | None = None) -> Measured:
     private, linked = 0, dict[int, list[tuple[str, os.stat_result]]]()
     for relative, state in _states(path):
         if state.st_nlink == 1 or stat.S_ISDIR(state.st_mode):
-            private += state.st_blocks * _BLOCK
+            private += state.st_blocks * BLOCK
         else:
             linked.setdefault(state.st_ino, []).append((relative, state))
     groups = dict[str, _Group]()
     for found in linked.values():
         relative, state = found[0]
         if len(found) == state.st_nlink:
-            private += state.st_blocks * _BLOCK
+            private += state.st_blocks * BLOCK
             continue
         groups.setdefault((units or {}).get(relative, ""), _Group()).add(state, relative)
     made = [(Unit(_id(group.inodes), group.bytes, group.sample), group.links) for group in groups.values()]
@@ -116,7 +116,7 @@ def tree_bytes(path: Path) -> int:
             if inode in seen:
                 continue
             seen.add(inode)
-        total += state.st_blocks * _BLOCK
+        total += state.st_blocks * BLOCK
     return total
 
 

@@ -37,8 +37,9 @@ _ids = click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_com
 def ls(state: State, /, *, sessions: bool, kind: str | None) -> None:
     """List what is stored, last used first.
 
-    An id may be shortened to any prefix that is unique. SIZE is what removing the object would free, REFS
-    counts the envs of running raylets that stand on it.
+    An id may be shortened to any prefix that is unique. SIZE is the object as if it were alone, FREES what
+    removing it would free now: files that uv's cache or another object has as well stay. REFS counts the envs
+    of running raylets that stand on it.
     """
     with state.client() as client:
         listing = client.list()
@@ -60,7 +61,8 @@ def stats(state: State, /) -> None:
     with state.client() as client:
         figures = client.stats()
     if state.json:
-        print_json({**asdict(figures), "used_bytes": figures.used_bytes})
+        sums = {name: getattr(figures, name) for name in ("used_bytes", "store_bytes", "shared_bytes")}
+        print_json({**asdict(figures), **sums})
     else:
         tables.show_stats(figures)
 
@@ -77,7 +79,9 @@ def stats(state: State, /) -> None:
 def gc(state: State, /, *, dry_run: bool, to: str | None) -> None:
     """Remove what is not used, least worth first.
 
-    What is referenced, pinned or being built stays, whatever the size.
+    WORTH is how many seconds of rebuilding an object was likely to save, for each gigabyte: how often and how
+    lately it was used, what it took to make, and its size. What is referenced, pinned or being built stays,
+    whatever the size.
     """
     size = _size(to)
     with state.client() as client:
@@ -85,7 +89,7 @@ def gc(state: State, /, *, dry_run: bool, to: str | None) -> None:
     if state.json:
         print_json({"dry_run": dry_run, **asdict(done)})
     else:
-        tables.show_collection(done, time.time(), dry_run=dry_run)
+        tables.show_collection(done, dry_run=dry_run)
 
 
 def _size(text: str | None) -> Size | None:

@@ -51,10 +51,11 @@ def show_objects(objects: Sequence[Object], now: float) -> None:
         *owner,
         Column("WHAT", free=True),
         Column("SIZE", right=True),
+        Column("FREES", right=True),
         Column("USED"),
         Column("USES", right=True),
         Column("REFS", right=True),
-        Column("PINNED"),
+        Column("STATE", free=True),
     ]
     rows = [
         (
@@ -62,14 +63,21 @@ def show_objects(objects: Sequence[Object], now: float) -> None:
             *([str(each.owner_uid)] if several else []),
             each.summary,
             bytes_text(each.bytes),
+            bytes_text(each.exclusive_bytes),
             ago_text(each.last_used, now),
             str(each.uses),
             str(each.references),
-            "pinned" if each.pinned else "",
+            _state(each),
         )
         for each in objects
     ]
     show(columns, rows, empty="nothing is stored")
+
+
+def _state(each: Object) -> str:
+    if each.damaged:
+        return f"damaged: {each.damaged}"
+    return "pinned" if each.pinned else ""
 
 
 def show_sessions(sessions: Sequence[Session], now: float) -> None:
@@ -100,21 +108,21 @@ def show_sessions(sessions: Sequence[Session], now: float) -> None:
     show(columns, rows, empty="no raylet is attached")
 
 
-def show_collection(done: Collection, now: float, *, dry_run: bool) -> None:
-    """``gc``: each object with the reason, then the sum."""
+def show_collection(done: Collection, *, dry_run: bool) -> None:
+    """``gc``: each object with the reason, then the sum. WORTH is in seconds per gigabyte."""
     columns = [
         Column("ID"),
         Column("WHAT", free=True),
-        Column("SIZE", right=True),
-        Column("USED"),
+        Column("FREES", right=True),
+        Column("WORTH", right=True),
         Column("REASON", free=True),
     ]
     rows = [
         (
             victim.object.short_id,
             victim.object.summary,
-            bytes_text(victim.object.bytes),
-            ago_text(victim.object.last_used, now),
+            bytes_text(victim.frees_bytes),
+            f"{victim.worth:.3g}",
             victim.reason,
         )
         for victim in done.victims
@@ -150,6 +158,11 @@ def show_stats(stats: Stats) -> None:
             "budget": _budget(stats),
             "": f"{stats.objects} objects {bytes_text(stats.object_bytes)}, uv's cache"
             f" {bytes_text(stats.uv_cache_bytes)}, reserved {bytes_text(stats.reserved_bytes)}",
+            "objects": f"{bytes_text(stats.apparent_bytes)} if nothing were shared;"
+            f" {bytes_text(stats.exclusive_bytes)} of one object alone,"
+            f" {bytes_text(stats.shared_bytes)} of several, the rest is in uv's cache",
+            "on disk": f"{bytes_text(stats.store_bytes)}, of which {bytes_text(stats.other_bytes)} are"
+            " books, logs and unfinished things",
             "disk": f"{bytes_text(stats.disk_free_bytes)} free of {bytes_text(stats.disk_total_bytes)}",
             "sessions": f"{stats.sessions}, {stats.references} references",
             "asked for": f"{stats.hits} hits, {stats.misses} misses, {stats.failures} failures{share}",

@@ -122,7 +122,10 @@ class AsyncClient:
 
     async def list(self) -> messages.Listing:
         """All objects and sessions."""
-        return await self._call(calls.listing())
+        pages = [await self._call(calls.listing(""))]
+        while token := pages[-1].next_token:
+            pages.append(await self._call(calls.listing(token)))
+        return messages.joined(pages)
 
     async def stats(self) -> messages.Stats:
         """Figures of the daemon."""

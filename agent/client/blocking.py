@@ -158,7 +158,10 @@ class Client:
 
     def list(self) -> messages.Listing:
         """All objects and sessions."""
-        return self._call(calls.listing())
+        pages = [self._call(calls.listing(""))]
+        while token := pages[-1].next_token:
+            pages.append(self._call(calls.listing(token)))
+        return messages.joined(pages)
 
     def stats(self) -> messages.Stats:
         """Figures of the daemon."""

@@ -31,6 +31,7 @@ CHANNEL_OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
+_PAGE = 1000  # objects; a page is some hundred kilobytes
 #: Seconds for an answer that needs no building.
 SHORT = 30.0
 
@@ -136,9 +137,10 @@ def envs_info(limit: int | None) -> Call[messages.EnvInfos]:
     return Call(f"{_RAY}GetRuntimeEnvsInfo", request, ray_pb.GetRuntimeEnvsInfoReply, messages.infos)
 
 
-def listing() -> Call[messages.Listing]:
-    """Objects and sessions."""
-    return Call(f"{_ADMIN}List", pb.ListRequest(), pb.ListReply, messages.listing)
+def listing(token: str) -> Call[messages.Page]:
+    """A page of objects and, if it is the first (``token`` empty), the sessions."""
+    request = pb.ListRequest(page_size=_PAGE, page_token=token)
+    return Call(f"{_ADMIN}List", request, pb.ListReply, messages.page)
 
 
 def stats() -> Call[messages.Stats]:

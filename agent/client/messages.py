@@ -1,5 +1,6 @@
 """Messages as plain, typed records. Times are Unix seconds, sizes bytes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,14 +35,23 @@ Event = Progress | Created
 
 
 def short_id(object_id: str) -> str:
-    """What people type for an object: kind and the digest's first twelve characters."""
+    """What people type for an object: kind and the digest's first twelve characters.
+
+    A damaged one has a dot and a number behind its digest, and is only found by all of it.
+    """
     kind, _, digest = object_id.partition("/")
-    return f"{kind}/{digest[:12]}"
+    return object_id if "." in digest else f"{kind}/{digest[:12]}"
 
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """Something in the store."""
+    """Something in the store.
+
+    Attributes:
+        bytes: of all its files, whoever else has them.
+        exclusive_bytes: what removing it would free.
+        damaged: why it is not handed out any more; empty while it is whole.
+    """
 
     id: str
     kind: str
@@ -54,6 +64,9 @@ class Object:
     pinned: bool
     build_seconds: float
     owner_uid: int
+    exclusive_bytes: int
+    fetched_bytes: int
+    damaged: str
 
     @property
     def short_id(self) -> str:
@@ -86,6 +99,14 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a listing, and what to ask for the next; empty after the last."""
+
+    listing: Listing
+    next_token: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """Figures of the daemon; see StatsReply in ``admin.proto``."""
 
@@ -109,19 +130,41 @@ class Stats:
     building: int
     resident_bytes: int
     draining: bool
+    apparent_bytes: int
+    exclusive_bytes: int
+    other_bytes: int
 
     @property
     def used_bytes(self) -> int:
         """What counts against the budget now."""
         return self.object_bytes + self.uv_cache_bytes + self.reserved_bytes
 
+    @property
+    def store_bytes(self) -> int:
+        """What the store's folder takes on disk."""
+        return self.object_bytes + self.uv_cache_bytes + self.other_bytes
+
+    @property
+    def shared_bytes(self) -> int:
+        """What several objects share, once; what uv's cache has as well is not among it."""
+        return self.object_bytes - self.exclusive_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """An object that a collection removed, or would, and why."""
+    """An object that a collection removed, or would, and why.
+
+    Attributes:
+        object: as it was.
+        reason: a sentence.
+        frees_bytes: what its removal frees, those before it being gone.
+        worth: seconds that keeping it was likely to save, for each gigabyte.
+    """
 
     object: Object
     reason: str
+    frees_bytes: int
+    worth: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +227,7 @@ def stored(message: pb.Object) -> Object:
     """An object of the store."""
     return Object(
         **_same(message, "id", "kind", "summary", "bytes", "uses", "references", "pinned", "owner_uid"),
+        **_same(message, "exclusive_bytes", "fetched_bytes", "damaged"),
         build_seconds=message.build_seconds,
         created=message.created_ms / 1000,
         last_used=message.last_used_ms / 1000,
@@ -196,9 +240,18 @@ def session(message: pb.Session) -> Session:
     return Session(**_same(message, *same, "owner_uid"), started=message.started_ms / 1000)
 
 
-def listing(message: pb.ListReply) -> Listing:
-    """Objects and sessions."""
-    return Listing(tuple(map(stored, message.objects)), tuple(map(session, message.sessions)))
+def page(message: pb.ListReply) -> Page:
+    """Some objects; the sessions are on the first page."""
+    found = Listing(tuple(map(stored, message.objects)), tuple(map(session, message.sessions)))
+    return Page(found, message.next_page_token)
+
+
+def joined(pages: Sequence[Page]) -> Listing:
+    """All pages of one listing."""
+    return Listing(
+        tuple(each for part in pages for each in part.listing.objects),
+        tuple(each for part in pages for each in part.listing.sessions),
+    )
 
 
 def stats(message: pb.StatsReply) -> Stats:
@@ -208,7 +261,10 @@ def stats(message: pb.StatsReply) -> Stats:
 
 def collection(message: pb.GcReply) -> Collection:
     """What was, or would be, collected."""
-    victims = tuple(Victim(stored(victim.object), victim.reason) for victim in message.victims)
+    victims = tuple(
+        Victim(stored(victim.object), victim.reason, victim.frees_bytes, victim.worth)
+        for victim in message.victims
+    )
     return Collection(victims, message.freed_bytes, message.remaining_bytes)
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = POOL.AddSerializedFile(b'\n\x17ray_envd/v1/admin.proto\x12\x0bray_envd.v1\"\xf6\x01\n\x17\x43reateRuntimeEnvRequest\x12\x1e\n\x16serialized_runtime_env\x18\x01 \x01(\t\x12\x0e\n\x06python\x18\x02 \x01(\t\x12\x1d\n\x15setup_timeout_seconds\x18\x03 \x01(\x05\x12\x0c\n\x04hold\x18\x04 \x01(\x08\x12J\n\x0b\x65nvironment\x18\x05 \x03(\x0b\x32\x35.ray_envd.v1.CreateRuntimeEnvRequest.EnvironmentEntry\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Z\n\rProgressEvent\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x03\x12\r\n\x05total\x18\x05 \x01(\x03\"u\n\x16\x43reateRuntimeEnvResult\x12&\n\x1eserialized_runtime_env_context\x18\x01 \x01(\t\x12\x11\n\tcache_hit\x18\x02 \x01(\x08\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x0f\n\x07objects\x18\x04 \x03(\t\"K\n\x17\x43reateRuntimeEnvFailure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\ttransient\x18\x03 \x01(\x08\"\xc0\x01\n\x15\x43reateRuntimeEnvEvent\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1a.ray_envd.v1.ProgressEventH\x00\x12\x35\n\x06result\x18\x02 \x01(\x0b\x32#.ray_envd.v1.CreateRuntimeEnvResultH\x00\x12\x37\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32$.ray_envd.v1.CreateRuntimeEnvFailureH\x00\x42\x07\n\x05\x65vent\"\xc8\x01\n\x06Object\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12\x12\n\ncreated_ms\x18\x05 \x01(\x03\x12\x14\n\x0clast_used_ms\x18\x06 \x01(\x03\x12\x0c\n\x04uses\x18\x07 \x01(\x03\x12\x12\n\nreferences\x18\x08 \x01(\x03\x12\x0e\n\x06pinned\x18\t \x01(\x08\x12\x15\n\rbuild_seconds\x18\n \x01(\x01\x12\x11\n\towner_uid\x18\x0b \x01(\r\"\xbf\x01\n\x07Session\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0bsession_dir\x18\x02 \x01(\t\x12\x13\n\x0bray_version\x18\x03 \x01(\t\x12\x0e\n\x06python\x18\x04 \x01(\t\x12\x12\n\nraylet_pid\x18\x05 \x01(\x03\x12\x12\n\nstarted_ms\x18\x06 \x01(\x03\x12\x0c\n\x04\x65nvs\x18\x07 \x01(\x03\x12\x12\n\nreferences\x18\x08 \x01(\x03\x12\x11\n\tconnected\x18\t \x01(\x08\x12\x11\n\towner_uid\x18\n \x01(\r\"\r\n\x0bListRequest\"Y\n\tListReply\x12$\n\x07objects\x18\x01 \x03(\x0b\x32\x13.ray_envd.v1.Object\x12&\n\x08sessions\x18\x02 \x03(\x0b\x32\x14.ray_envd.v1.Session\"\x0e\n\x0cStatsRequest\"\x93\x03\n\nStatsReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x03\x12\x16\n\x0euptime_seconds\x18\x03 \x01(\x01\x12\r\n\x05store\x18\x04 \x01(\t\x12\x0f\n\x07objects\x18\x05 \x01(\x03\x12\x14\n\x0cobject_bytes\x18\x06 \x01(\x03\x12\x16\n\x0euv_cache_bytes\x18\x07 \x01(\x03\x12\x14\n\x0c\x62udget_bytes\x18\x08 \x01(\x03\x12\x16\n\x0ereserved_bytes\x18\t \x01(\x03\x12\x17\n\x0f\x64isk_free_bytes\x18\n \x01(\x03\x12\x18\n\x10\x64isk_total_bytes\x18\x0b \x01(\x03\x12\x10\n\x08sessions\x18\x0c \x01(\x03\x12\x12\n\nreferences\x18\r \x01(\x03\x12\x0c\n\x04hits\x18\x0e \x01(\x03\x12\x0e\n\x06misses\x18\x0f \x01(\x03\x12\x0e\n\x06\x62uilds\x18\x10 \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\x11 \x01(\x03\x12\x10\n\x08\x62uilding\x18\x12 \x01(\x03\x12\x16\n\x0eresident_bytes\x18\x13 \x01(\x03\x12\x10\n\x08\x64raining\x18\x14 \x01(\x08\"H\n\tGcRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\x12\x19\n\x0ctarget_bytes\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x0f\n\r_target_bytes\"?\n\x08GcVictim\x12#\n\x06object\x18\x01 \x01(\x0b\x32\x13.ray_envd.v1.Object\x12\x0e\n\x06reason\x18\x02 \x01(\t\"_\n\x07GcReply\x12&\n\x07victims\x18\x01 \x03(\x0b\x32\x15.ray_envd.v1.GcVictim\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x03\x12\x17\n\x0fremaining_bytes\x18\x03 \x01(\x03\"\x1b\n\rRemoveRequest\x12\n\n\x02id\x18\x01 \x01(\t\".\n\x0bRemoveReply\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x03\"\x18\n\nPinRequest\x12\n\n\x02id\x18\x01 \x01(\t\"/\n\x08PinReply\x12#\n\x06object\x18\x01 \x01(\x0b\x32\x13.ray_envd.v1.Object\"(\n\x0c\x44rainRequest\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x01 \x01(\x01\"\x1f\n\nDrainReply\x12\x11\n\tcancelled\x18\x01 \x01(\x03\x32\x86\x04\n\x0c\x41\x64minService\x12^\n\x10\x43reateRuntimeEnv\x12$.ray_envd.v1.CreateRuntimeEnvRequest\x1a\".ray_envd.v1.CreateRuntimeEnvEvent0\x01\x12\x38\n\x04List\x12\x18.ray_envd.v1.ListRequest\x1a\x16.ray_envd.v1.ListReply\x12;\n\x05Stats\x12\x19.ray_envd.v1.StatsRequest\x1a\x17.ray_envd.v1.StatsReply\x12\x32\n\x02Gc\x12\x16.ray_envd.v1.GcRequest\x1a\x14.ray_envd.v1.GcReply\x12>\n\x06Remove\x12\x1a.ray_envd.v1.RemoveRequest\x1a\x18.ray_envd.v1.RemoveReply\x12\x35\n\x03Pin\x12\x17.ray_envd.v1.PinRequest\x1a\x15.ray_envd.v1.PinReply\x12\x37\n\x05Unpin\x12\x17.ray_envd.v1.PinRequest\x1a\x15.ray_envd.v1.PinReply\x12;\n\x05\x44rain\x12\x19.ray_envd.v1.DrainRequest\x1a\x17.ray_envd.v1.DrainReplyb\x06proto3')
+DESCRIPTOR = POOL.AddSerializedFile(b'\n\x17ray_envd/v1/admin.proto\x12\x0bray_envd.v1\"\xf6\x01\n\x17\x43reateRuntimeEnvRequest\x12\x1e\n\x16serialized_runtime_env\x18\x01 \x01(\t\x12\x0e\n\x06python\x18\x02 \x01(\t\x12\x1d\n\x15setup_timeout_seconds\x18\x03 \x01(\x05\x12\x0c\n\x04hold\x18\x04 \x01(\x08\x12J\n\x0b\x65nvironment\x18\x05 \x03(\x0b\x32\x35.ray_envd.v1.CreateRuntimeEnvRequest.EnvironmentEntry\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Z\n\rProgressEvent\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x03\x12\r\n\x05total\x18\x05 \x01(\x03\"u\n\x16\x43reateRuntimeEnvResult\x12&\n\x1eserialized_runtime_env_context\x18\x01 \x01(\t\x12\x11\n\tcache_hit\x18\x02 \x01(\x08\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x0f\n\x07objects\x18\x04 \x03(\t\"K\n\x17\x43reateRuntimeEnvFailure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\ttransient\x18\x03 \x01(\x08\"\xc0\x01\n\x15\x43reateRuntimeEnvEvent\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1a.ray_envd.v1.ProgressEventH\x00\x12\x35\n\x06result\x18\x02 \x01(\x0b\x32#.ray_envd.v1.CreateRuntimeEnvResultH\x00\x12\x37\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32$.ray_envd.v1.CreateRuntimeEnvFailureH\x00\x42\x07\n\x05\x65vent\"\x89\x02\n\x06Object\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12\x12\n\ncreated_ms\x18\x05 \x01(\x03\x12\x14\n\x0clast_used_ms\x18\x06 \x01(\x03\x12\x0c\n\x04uses\x18\x07 \x01(\x03\x12\x12\n\nreferences\x18\x08 \x01(\x03\x12\x0e\n\x06pinned\x18\t \x01(\x08\x12\x15\n\rbuild_seconds\x18\n \x01(\x01\x12\x11\n\towner_uid\x18\x0b \x01(\r\x12\x17\n\x0f\x65xclusive_bytes\x18\x0c \x01(\x03\x12\x15\n\rfetched_bytes\x18\r \x01(\x03\x12\x0f\n\x07\x64\x61maged\x18\x0e \x01(\t\"\xbf\x01\n\x07Session\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0bsession_dir\x18\x02 \x01(\t\x12\x13\n\x0bray_version\x18\x03 \x01(\t\x12\x0e\n\x06python\x18\x04 \x01(\t\x12\x12\n\nraylet_pid\x18\x05 \x01(\x03\x12\x12\n\nstarted_ms\x18\x06 \x01(\x03\x12\x0c\n\x04\x65nvs\x18\x07 \x01(\x03\x12\x12\n\nreferences\x18\x08 \x01(\x03\x12\x11\n\tconnected\x18\t \x01(\x08\x12\x11\n\towner_uid\x18\n \x01(\r\"4\n\x0bListRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"r\n\tListReply\x12$\n\x07objects\x18\x01 \x03(\x0b\x32\x13.ray_envd.v1.Object\x12&\n\x08sessions\x18\x02 \x03(\x0b\x32\x14.ray_envd.v1.Session\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\x0e\n\x0cStatsRequest\"\xd9\x03\n\nStatsReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x03\x12\x16\n\x0euptime_seconds\x18\x03 \x01(\x01\x12\r\n\x05store\x18\x04 \x01(\t\x12\x0f\n\x07objects\x18\x05 \x01(\x03\x12\x14\n\x0cobject_bytes\x18\x06 \x01(\x03\x12\x16\n\x0euv_cache_bytes\x18\x07 \x01(\x03\x12\x14\n\x0c\x62udget_bytes\x18\x08 \x01(\x03\x12\x16\n\x0ereserved_bytes\x18\t \x01(\x03\x12\x17\n\x0f\x64isk_free_bytes\x18\n \x01(\x03\x12\x18\n\x10\x64isk_total_bytes\x18\x0b \x01(\x03\x12\x10\n\x08sessions\x18\x0c \x01(\x03\x12\x12\n\nreferences\x18\r \x01(\x03\x12\x0c\n\x04hits\x18\x0e \x01(\x03\x12\x0e\n\x06misses\x18\x0f \x01(\x03\x12\x0e\n\x06\x62uilds\x18\x10 \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\x11 \x01(\x03\x12\x10\n\x08\x62uilding\x18\x12 \x01(\x03\x12\x16\n\x0eresident_bytes\x18\x13 \x01(\x03\x12\x10\n\x08\x64raining\x18\x14 \x01(\x08\x12\x16\n\x0e\x61pparent_bytes\x18\x15 \x01(\x03\x12\x17\n\x0f\x65xclusive_bytes\x18\x16 \x01(\x03\x12\x13\n\x0bother_bytes\x18\x17 \x01(\x03\"H\n\tGcRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\x12\x19\n\x0ctarget_bytes\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x0f\n\r_target_bytes\"c\n\x08GcVictim\x12#\n\x06object\x18\x01 \x01(\x0b\x32\x13.ray_envd.v1.Object\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x13\n\x0b\x66rees_bytes\x18\x03 \x01(\x03\x12\r\n\x05worth\x18\x04 \x01(\x01\"_\n\x07GcReply\x12&\n\x07victims\x18\x01 \x03(\x0b\x32\x15.ray_envd.v1.GcVictim\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x03\x12\x17\n\x0fremaining_bytes\x18\x03 \x01(\x03\"\x1b\n\rRemoveRequest\x12\n\n\x02id\x18\x01 \x01(\t\".\n\x0bRemoveReply\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x03\"\x18\n\nPinRequest\x12\n\n\x02id\x18\x01 \x01(\t\"/\n\x08PinReply\x12#\n\x06object\x18\x01 \x01(\x0b\x32\x13.ray_envd.v1.Object\"(\n\x0c\x44rainRequest\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x01 \x01(\x01\"\x1f\n\nDrainReply\x12\x11\n\tcancelled\x18\x01 \x01(\x03\x32\x86\x04\n\x0c\x41\x64minService\x12^\n\x10\x43reateRuntimeEnv\x12$.ray_envd.v1.CreateRuntimeEnvRequest\x1a\".ray_envd.v1.CreateRuntimeEnvEvent0\x01\x12\x38\n\x04List\x12\x18.ray_envd.v1.ListRequest\x1a\x16.ray_envd.v1.ListReply\x12;\n\x05Stats\x12\x19.ray_envd.v1.StatsRequest\x1a\x17.ray_envd.v1.StatsReply\x12\x32\n\x02Gc\x12\x16.ray_envd.v1.GcRequest\x1a\x14.ray_envd.v1.GcReply\x12>\n\x06Remove\x12\x1a.ray_envd.v1.RemoveRequest\x1a\x18.ray_envd.v1.RemoveReply\x12\x35\n\x03Pin\x12\x17.ray_envd.v1.PinRequest\x1a\x15.ray_envd.v1.PinReply\x12\x37\n\x05Unpin\x12\x17.ray_envd.v1.PinRequest\x1a\x15.ray_envd.v1.PinReply\x12;\n\x05\x44rain\x12\x19.ray_envd.v1.DrainRequest\x1a\x17.ray_envd.v1.DrainReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,35 +46,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATERUNTIMEENVEVENT']._serialized_start=578
   _globals['_CREATERUNTIMEENVEVENT']._serialized_end=770
   _globals['_OBJECT']._serialized_start=773
-  _globals['_OBJECT']._serialized_end=973
-  _globals['_SESSION']._serialized_start=976
-  _globals['_SESSION']._serialized_end=1167
-  _globals['_LISTREQUEST']._serialized_start=1169
-  _globals['_LISTREQUEST']._serialized_end=1182
-  _globals['_LISTREPLY']._serialized_start=1184
-  _globals['_LISTREPLY']._serialized_end=1273
-  _globals['_STATSREQUEST']._serialized_start=1275
-  _globals['_STATSREQUEST']._serialized_end=1289
-  _globals['_STATSREPLY']._serialized_start=1292
-  _globals['_STATSREPLY']._serialized_end=1695
-  _globals['_GCREQUEST']._serialized_start=1697
-  _globals['_GCREQUEST']._serialized_end=1769
-  _globals['_GCVICTIM']._serialized_start=1771
-  _globals['_GCVICTIM']._serialized_end=1834
-  _globals['_GCREPLY']._serialized_start=1836
-  _globals['_GCREPLY']._serialized_end=1931
-  _globals['_REMOVEREQUEST']._serialized_start=1933
-  _globals['_REMOVEREQUEST']._serialized_end=1960
-  _globals['_REMOVEREPLY']._serialized_start=1962
-  _globals['_REMOVEREPLY']._serialized_end=2008
-  _globals['_PINREQUEST']._serialized_start=2010
-  _globals['_PINREQUEST']._serialized_end=2034
-  _globals['_PINREPLY']._serialized_start=2036
-  _globals['_PINREPLY']._serialized_end=2083
-  _globals['_DRAINREQUEST']._serialized_start=2085
-  _globals['_DRAINREQUEST']._serialized_end=2125
-  _globals['_DRAINREPLY']._serialized_start=2127
-  _globals['_DRAINREPLY']._serialized_end=2158
-  _globals['_ADMINSERVICE']._serialized_start=2161
-  _globals['_ADMINSERVICE']._serialized_end=2679
+  _globals['_OBJECT']._serialized_end=1038
+  _globals['_SESSION']._serialized_start=1041
+  _globals['_SESSION']._serialized_end=1232
+  _globals['_LISTREQUEST']._serialized_start=1234
+  _globals['_LISTREQUEST']._serialized_end=1286
+  _globals['_LISTREPLY']._serialized_start=1288
+  _globals['_LISTREPLY']._serialized_end=1402
+  _globals['_STATSREQUEST']._serialized_start=1404
+  _globals['_STATSREQUEST']._serialized_end=1418
+  _globals['_STATSREPLY']._serialized_start=1421
+  _globals['_STATSREPLY']._serialized_end=1894
+  _globals['_GCREQUEST']._serialized_start=1896
+  _globals['_GCREQUEST']._serialized_end=1968
+  _globals['_GCVICTIM']._serialized_start=1970
+  _globals['_GCVICTIM']._serialized_end=2069
+  _globals['_GCREPLY']._serialized_start=2071
+  _globals['_GCREPLY']._serialized_end=2166
+  _globals['_REMOVEREQUEST']._serialized_start=2168
+  _globals['_REMOVEREQUEST']._serialized_end=2195
+  _globals['_REMOVEREPLY']._serialized_start=2197
+  _globals['_REMOVEREPLY']._serialized_end=2243
+  _globals['_PINREQUEST']._serialized_start=2245
+  _globals['_PINREQUEST']._serialized_end=2269
+  _globals['_PINREPLY']._serialized_start=2271
+  _globals['_PINREPLY']._serialized_end=2318
+  _globals['_DRAINREQUEST']._serialized_start=2320
+  _globals['_DRAINREQUEST']._serialized_end=2360
+  _globals['_DRAINREPLY']._serialized_start=2362
+  _globals['_DRAINREPLY']._serialized_end=2393
+  _globals['_ADMINSERVICE']._serialized_start=2396
+  _globals['_ADMINSERVICE']._serialized_end=2914
 # @@protoc_insertion_point(module_scope)

@@ -74,7 +74,7 @@ class CreateRuntimeEnvEvent(_message.Message):
     def __init__(self, progress: _Optional[_Union[ProgressEvent, _Mapping]] = ..., result: _Optional[_Union[CreateRuntimeEnvResult, _Mapping]] = ..., failure: _Optional[_Union[CreateRuntimeEnvFailure, _Mapping]] = ...) -> None: ...
 
 class Object(_message.Message):
-    __slots__ = ("id", "kind", "summary", "bytes", "created_ms", "last_used_ms", "uses", "references", "pinned", "build_seconds", "owner_uid")
+    __slots__ = ("id", "kind", "summary", "bytes", "created_ms", "last_used_ms", "uses", "references", "pinned", "build_seconds", "owner_uid", "exclusive_bytes", "fetched_bytes", "damaged")
     ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +86,9 @@ class Object(_message.Message):
     PINNED_FIELD_NUMBER: _ClassVar[int]
     BUILD_SECONDS_FIELD_NUMBER: _ClassVar[int]
     OWNER_UID_FIELD_NUMBER: _ClassVar[int]
+    EXCLUSIVE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_FIELD_NUMBER: _ClassVar[int]
     id: str
     kind: str
     summary: str
@@ -97,7 +100,10 @@ class Object(_message.Message):
     pinned: bool
     build_seconds: float
     owner_uid: int
-    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., summary: _Optional[str] = ..., bytes: _Optional[int] = ..., created_ms: _Optional[int] = ..., last_used_ms: _Optional[int] = ..., uses: _Optional[int] = ..., references: _Optional[int] = ..., pinned: _Optional[bool] = ..., build_seconds: _Optional[float] = ..., owner_uid: _Optional[int] = ...) -> None: ...
+    exclusive_bytes: int
+    fetched_bytes: int
+    damaged: str
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., summary: _Optional[str] = ..., bytes: _Optional[int] = ..., created_ms: _Optional[int] = ..., last_used_ms: _Optional[int] = ..., uses: _Optional[int] = ..., references: _Optional[int] = ..., pinned: _Optional[bool] = ..., build_seconds: _Optional[float] = ..., owner_uid: _Optional[int] = ..., exclusive_bytes: _Optional[int] = ..., fetched_bytes: _Optional[int] = ..., damaged: _Optional[str] = ...) -> None: ...
 
 class Session(_message.Message):
     __slots__ = ("id", "session_dir", "ray_version", "python", "raylet_pid", "started_ms", "envs", "references", "connected", "owner_uid")
@@ -124,23 +130,29 @@ class Session(_message.Message):
     def __init__(self, id: _Optional[str] = ..., session_dir: _Optional[str] = ..., ray_version: _Optional[str] = ..., python: _Optional[str] = ..., raylet_pid: _Optional[int] = ..., started_ms: _Optional[int] = ..., envs: _Optional[int] = ..., references: _Optional[int] = ..., connected: _Optional[bool] = ..., owner_uid: _Optional[int] = ...) -> None: ...
 
 class ListRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListReply(_message.Message):
-    __slots__ = ("objects", "sessions")
+    __slots__ = ("objects", "sessions", "next_page_token")
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     objects: _containers.RepeatedCompositeFieldContainer[Object]
     sessions: _containers.RepeatedCompositeFieldContainer[Session]
-    def __init__(self, objects: _Optional[_Iterable[_Union[Object, _Mapping]]] = ..., sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, objects: _Optional[_Iterable[_Union[Object, _Mapping]]] = ..., sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class StatsReply(_message.Message):
-    __slots__ = ("version", "pid", "uptime_seconds", "store", "objects", "object_bytes", "uv_cache_bytes", "budget_bytes", "reserved_bytes", "disk_free_bytes", "disk_total_bytes", "sessions", "references", "hits", "misses", "builds", "failures", "building", "resident_bytes", "draining")
+    __slots__ = ("version", "pid", "uptime_seconds", "store", "objects", "object_bytes", "uv_cache_bytes", "budget_bytes", "reserved_bytes", "disk_free_bytes", "disk_total_bytes", "sessions", "references", "hits", "misses", "builds", "failures", "building", "resident_bytes", "draining", "apparent_bytes", "exclusive_bytes", "other_bytes")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +173,9 @@ class StatsReply(_message.Message):
     BUILDING_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    APPARENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EXCLUSIVE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OTHER_BYTES_FIELD_NUMBER: _ClassVar[int]
     version: str
     pid: int
     uptime_seconds: float
@@ -181,7 +196,10 @@ class StatsReply(_message.Message):
     building: int
     resident_bytes: int
     draining: bool
-    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., store: _Optional[str] = ..., objects: _Optional[int] = ..., object_bytes: _Optional[int] = ..., uv_cache_bytes: _Optional[int] = ..., budget_bytes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., sessions: _Optional[int] = ..., references: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., builds: _Optional[int] = ..., failures: _Optional[int] = ..., building: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
+    apparent_bytes: int
+    exclusive_bytes: int
+    other_bytes: int
+    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., store: _Optional[str] = ..., objects: _Optional[int] = ..., object_bytes: _Optional[int] = ..., uv_cache_bytes: _Optional[int] = ..., budget_bytes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., sessions: _Optional[int] = ..., references: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., builds: _Optional[int] = ..., failures: _Optional[int] = ..., building: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., draining: _Optional[bool] = ..., apparent_bytes: _Optional[int] = ..., exclusive_bytes: _Optional[int] = ..., other_bytes: _Optional[int] = ...) -> None: ...
 
 class GcRequest(_message.Message):
     __slots__ = ("dry_run", "target_bytes")
@@ -192,12 +210,16 @@ class GcRequest(_message.Message):
     def __init__(self, dry_run: _Optional[bool] = ..., target_bytes: _Optional[int] = ...) -> None: ...
 
 class GcVictim(_message.Message):
-    __slots__ = ("object", "reason")
+    __slots__ = ("object", "reason", "frees_bytes", "worth")
     OBJECT_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    FREES_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WORTH_FIELD_NUMBER: _ClassVar[int]
     object: Object
     reason: str
-    def __init__(self, object: _Optional[_Union[Object, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+    frees_bytes: int
+    worth: float
+    def __init__(self, object: _Optional[_Union[Object, _Mapping]] = ..., reason: _Optional[str] = ..., frees_bytes: _Optional[int] = ..., worth: _Optional[float] = ...) -> None: ...
 
 class GcReply(_message.Message):
     __slots__ = ("victims", "freed_bytes", "remaining_bytes")

@@ -29,6 +29,7 @@ def objects() -> list[pb.Object]:
             kind="python-env",
             summary="idna==3.7, six==1.16.0",
             bytes=12_345_678,
+            exclusive_bytes=45_678,
             created_ms=1_700_000_000_000,
             last_used_ms=1_700_000_100_000,
             uses=7,
@@ -41,6 +42,7 @@ def objects() -> list[pb.Object]:
             kind="archive",
             summary="gcs://_ray_pkg_abc.zip [bold]",
             bytes=999,
+            exclusive_bytes=999,
             created_ms=1_700_000_000_000,
             last_used_ms=1_700_000_200_000,
             uses=1,
@@ -68,6 +70,7 @@ class FakeDaemon(admin_pb2_grpc.AdminServiceServicer, runtime_env_pb2_grpc.Runti
     holding: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
     references: int = 0
+    further: list[pb.Object] = field(default_factory=list)  # on the second page
     slow: bool = False  # never gets from the steps to the result
 
     def CreateRuntimeEnv(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802 - the protocol's name
@@ -110,7 +113,10 @@ class FakeDaemon(admin_pb2_grpc.AdminServiceServicer, runtime_env_pb2_grpc.Runti
             references=5,
             connected=True,
         )
-        return pb.ListReply(objects=objects(), sessions=[session])
+        if request.page_token:
+            return pb.ListReply(objects=self.further)
+        token = "further" if request.page_size and self.further else ""
+        return pb.ListReply(objects=objects(), sessions=[session], next_page_token=token)
 
     def Stats(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
         return pb.StatsReply(
@@ -120,6 +126,9 @@ class FakeDaemon(admin_pb2_grpc.AdminServiceServicer, runtime_env_pb2_grpc.Runti
             store="/var/lib/ray-envd",
             objects=2,
             object_bytes=12_346_677,
+            apparent_bytes=30_000_000,
+            exclusive_bytes=2_346_677,
+            other_bytes=500_000,
             uv_cache_bytes=1_000_000,
             budget_bytes=100_000_000,
             disk_free_bytes=10**9,
@@ -135,7 +144,12 @@ class FakeDaemon(admin_pb2_grpc.AdminServiceServicer, runtime_env_pb2_grpc.Runti
 
     def Gc(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
         self.requests.append(request)
-        victim = pb.GcVictim(object=objects()[1], reason="not used for 3 days, above the high watermark")
+        victim = pb.GcVictim(
+            object=objects()[1],
+            reason="not used for 3 days, above the high watermark",
+            frees_bytes=777,
+            worth=12.345,
+        )
         return pb.GcReply(victims=[victim], freed_bytes=999, remaining_bytes=12_345_678)
 
     def _found(self, object_id: str, context: Any) -> Any:

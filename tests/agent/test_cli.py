@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -154,19 +155,30 @@ def test_ids_are_completed_from_the_daemon(fake: FakeDaemon, daemon_socket: Path
 
 
 def test_ls(ask: Any) -> None:
-    """Last used first; short ids, what it is, size, age, uses, references, pinned; brackets are no markup."""
+    """Last used first; short ids, what it is, both sizes, age, uses, references; brackets are no markup."""
     done = ask("ls")
     assert done.exit_code == 0
     head, _, first, second = done.stdout.splitlines()
-    assert head.split() == ["ID", "OWNER", "WHAT", "SIZE", "USED", "USES", "REFS", "PINNED"]
+    assert head.split() == ["ID", "OWNER", "WHAT", "SIZE", "FREES", "USED", "USES", "REFS", "STATE"]
     assert first.startswith("archive/cd34cd34cd34 ")
     assert "gcs://_ray_pkg_abc.zip [bold]" in first
     assert "pinned" in first
     assert "idna==3.7, six==1.16.0" in second
-    assert "12.3 MB" in second
+    assert second.split()[-9:-5] == ["12.3", "MB", "45.7", "kB"]
     assert second.split()[-2:] == ["7", "2"]
+    row = json.loads(ask("ls", "--json").stdout)[1]
+    assert (row["bytes"], row["exclusive_bytes"]) == (12_345_678, 45_678)
     assert [each["id"] for each in json.loads(ask("ls", "--json", "--kind", "archive").stdout)] == [TREE]
     assert ask("ls", "--kind", "nothing").stdout == "nothing is stored\n"
+
+
+def test_ls_shows_what_is_damaged(ask: Any, fake: FakeDaemon) -> None:
+    """With the reason, and the whole id: no prefix finds it. It came on a second page."""
+    damaged = f"python/{'0' * 64}.1"
+    fake.further = [pb.Object(id=damaged, kind="python", damaged="six.py differs")]
+    assert len(json.loads(ask("ls", "--json").stdout)) == 3
+    [line] = [line for line in ask("ls").stdout.splitlines() if line.startswith(damaged)]
+    assert "damaged: six.py differs" in line
 
 
 def test_a_narrow_terminal_keeps_ids_and_figures(ask: Any) -> None:
@@ -189,15 +201,27 @@ def test_ls_sessions(ask: Any) -> None:
 def test_stats(ask: Any) -> None:
     """Figures with units; as JSON plain numbers."""
     text = ask("stats").stdout
-    for expected in ("pid 4242", "1 h 1 m", "13.3 MB of 100 MB (13%)", "30 hits", "75 % hits", "50.0 MB"):
+    for expected in (
+        "pid 4242",
+        "1 h 1 m",
+        "13.3 MB of 100 MB (13%)",
+        "30 hits",
+        "75 % hits",
+        "50.0 MB",
+        "13.8 MB",
+    ):
         assert expected in text
-    assert json.loads(ask("stats", "--json").stdout)["used_bytes"] == 13_346_677
+    assert "30.0 MB if nothing were shared; 2.35 MB of one object alone, 10.0 MB of several" in text
+    figures = json.loads(ask("stats", "--json").stdout)
+    assert (figures["used_bytes"], figures["store_bytes"]) == (13_346_677, 13_846_677)
 
 
 def test_gc_prints_the_plan_with_reasons(ask: Any, fake: FakeDaemon) -> None:
     """--dry-run and --to reach the daemon; a percentage is of the budget."""
     done = ask("gc", "--dry-run")
-    assert "not used for 3 days" in done.stdout
+    head, _, row, _ = done.stdout.splitlines()
+    assert head.split() == ["ID", "WHAT", "FREES", "WORTH", "REASON"]
+    assert re.search(r"777 B +12\.3 +not used for 3 days", row)
     assert "999 B would be freed, 12.3 MB would remain" in done.stdout
     assert fake.requests[-1] == pb.GcRequest(dry_run=True)
     assert "999 B freed, 12.3 MB remain" in ask("gc", "--to", "1MB").stdout

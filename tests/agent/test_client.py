@@ -113,6 +113,8 @@ def test_the_daemon_is_looked_into_and_run(fake: FakeDaemon, daemon_socket: Path
         client.gc(target_bytes=0)
         assert fake.requests[-1].HasField("target_bytes")
         assert client.remove("cd34").freed_bytes == 999
+        fake.further = [pb.Object(id=f"python/{number:064}") for number in range(3)]
+        assert [each.id[-1] for each in client.list().objects[2:]] == ["0", "1", "2"]
         for wrong, code in (("nope", "not_found"), ("ab12", "failed_precondition")):
             with pytest.raises(RemoteError) as caught:
                 client.remove(wrong)
@@ -136,7 +138,8 @@ async def test_the_async_client_does_the_same(fake: FakeDaemon, daemon_socket: P
         await client.get_or_create({})
         await client.delete({})
         assert (await client.envs_info()).total == 9
-        assert len((await client.list()).objects) == 2
+        fake.further = [pb.Object(id=f"python/{number:064}") for number in range(3)]
+        assert len((await client.list()).objects) == 5
         assert (await client.stats()).hits == 30
         assert (await client.gc(dry_run=True)).freed_bytes == 999
         assert (await client.remove(TREE)).id == TREE

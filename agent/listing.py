@@ -1,0 +1,69 @@
+"""Objects as ``AdminService`` tells of them, one by one and in pages."""
+
+import heapq
+
+from ray_envd.agent.pb import admin_pb2 as pb
+from ray_envd.cache.collect import Collected
+from ray_envd.cache.ledger import Ledger
+from ray_envd.cache.records import Entry
+from ray_envd.cache.references import References
+from ray_envd.cache.store import Store
+
+_GIGABYTE = 10**9
+
+
+class Listing:
+    """Makes messages of what is stored. All but :meth:`one` is for threads: it looks at every object."""
+
+    def __init__(self, store: Store, references: References) -> None:
+        self._store, self._references = store, references
+
+    def one(self, entry: Entry) -> pb.Object:
+        """One object."""
+        return self._object(entry, self._store.ledger())
+
+    def page(self, size: int, after: str) -> tuple[list[pb.Object], str]:
+        """So many objects (0: all) behind the one that a token stands for, and the next token."""
+        ledger = self._store.ledger()
+        names = {_token(entry): entry for entry in self._store.entries()}
+        behind = [name for name in names if name > after]
+        some = heapq.nsmallest(size, behind) if size > 0 else sorted(behind)
+        token = some[-1] if len(some) < len(behind) else ""
+        return [self._object(names[name], ledger) for name in some], token
+
+    def collection(self, done: Collected) -> pb.GcReply:
+        """What a collection did, or would do. Sizes are as of now: without those that went."""
+        ledger = self._store.ledger()
+        victims = [
+            pb.GcVictim(
+                object=self._object(victim.entry, ledger),
+                reason=victim.reason,
+                frees_bytes=victim.frees,
+                worth=victim.worth * _GIGABYTE,
+            )
+            for victim in done.victims
+        ]
+        return pb.GcReply(victims=victims, freed_bytes=done.freed_bytes, remaining_bytes=done.remaining_bytes)
+
+    def _object(self, entry: Entry, ledger: Ledger) -> pb.Object:
+        return pb.Object(
+            id=entry.id,
+            kind=entry.key.kind,
+            summary=entry.summary,
+            bytes=entry.size.apparent,
+            exclusive_bytes=ledger.exclusive(entry.size),
+            created_ms=int(entry.created * 1000),
+            last_used_ms=int(entry.last_used * 1000),
+            uses=entry.uses,
+            references=self._references.object_count(entry.key),
+            pinned=entry.pinned,
+            build_seconds=entry.build_seconds,
+            fetched_bytes=entry.fetched_bytes,
+            damaged=entry.damaged,
+            owner_uid=entry.key.owner,
+        )
+
+
+def _token(entry: Entry) -> str:
+    """Orders objects by owner and id."""
+    return f"{entry.key.owner:010} {entry.id}"

@@ -1,0 +1,63 @@
+"""What a store takes on disk besides objects and uv's caches: books, logs, trash, builds under way."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ray_envd.cache.layout import UserDirs
+from ray_envd.cache.owner import acting_as
+from ray_envd.cache.sizes import BLOCK, measure
+from ray_envd.cache.store import Store
+
+
+def other_bytes(store: Store) -> int:
+    """Bytes of everything in the store but its objects and uv's caches; blocking.
+
+    With ``stored_bytes`` and the uv caches' bytes it makes up what du(1) says of the store's folder. Files
+    that a build has linked from uv's cache count there. What is being deleted now may count twice.
+    """
+    layout = store.layout
+    objects = {entry.path for entry in store.entries()}
+    total = _alone(layout.root) + _alone(layout.users)
+    total += sum(_with_all(path) for path in _below(layout.root) if path != layout.users)
+    for uid, _ in store.owners():
+        with acting_as(layout.owner(uid)):
+            total += _of_user(layout.user(uid), objects)
+    return total
+
+
+def _of_user(dirs: UserDirs, objects: set[Path]) -> int:
+    total = _alone(dirs.root) + _alone(dirs.objects)
+    for path in _below(dirs.root):
+        if path not in {dirs.objects, dirs.uv_cache}:
+            total += _with_all(path)
+    for kind in _below(dirs.objects):
+        total += _alone(kind)
+        total += sum(_with_all(path) for path in _below(kind) if path not in objects)
+    return total
+
+
+def _with_all(path: Path) -> int:
+    """A tree's bytes, without files that are linked from elsewhere."""
+    try:
+        return measure(path).size.private
+    except PermissionError:  # a user may close his folders to everybody
+        return _alone(path)
+
+
+def _alone(path: Path) -> int:
+    """The bytes of a file, or of a folder without what is in it."""
+    try:
+        return path.lstat().st_blocks * BLOCK
+    except FileNotFoundError:
+        return 0
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """What a folder holds; nothing, if it is none or has gone."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - names are enough
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+    for name in names:
+        yield folder / name
