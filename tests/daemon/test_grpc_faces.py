@@ -22,8 +22,8 @@ from raylet import MakeRaylet, Raylet
 from sources import FileServer, http_of, left_over, make_zip
 
 from ray_envd.agent.client import Client, Created, EnvFailedError, Progress, RemoteError
+from ray_envd.agent.pb import admin_pb2, admin_pb2_grpc, runtime_env_pb2_grpc
 from ray_envd.agent.pb import runtime_env_pb2 as pb
-from ray_envd.agent.pb import runtime_env_pb2_grpc
 
 SERVICES = {
     "grpc.health.v1.Health",
@@ -295,3 +295,23 @@ def test_http_for_machines(node: Daemon, make_raylet: MakeRaylet) -> None:
         raylet.prepared({"env_vars": {"A": "1"}})
     assert figure('ray_envd_acquires_total{outcome="hit"}') >= hits + 2
     assert figure("ray_envd_sessions ") == sessions + 1
+
+
+def test_a_listing_comes_in_pages(node: Daemon, client: Client, tmp_path: Path) -> None:
+    """Each object once, in order, the sessions with the first page; without a size it is one page as ever."""
+    for name in range(3):
+        work = make_zip(tmp_path / f"{name}.zip", {"u": os.urandom(9).hex()})
+        list(client.create({"working_dir": work.as_uri()}))
+    everything = [each.id for each in client.list().objects]
+    assert len(everything) >= 3
+    with grpc.insecure_channel(f"unix:{node.socket}") as channel:
+        stub = admin_pb2_grpc.AdminServiceStub(channel)  # type: ignore[no-untyped-call]
+        whole = stub.List(admin_pb2.ListRequest())
+        assert ([each.id for each in whole.objects], whole.next_page_token) == (everything, "")
+        found, token, pages = list[str](), "", 0
+        while token or not pages:
+            page = stub.List(admin_pb2.ListRequest(page_size=2, page_token=token))
+            assert len(page.objects) <= 2
+            found += [each.id for each in page.objects]
+            token, pages = page.next_page_token, pages + 1
+    assert (found, pages) == (everything, (len(everything) + 1) // 2)
