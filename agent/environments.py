@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -35,14 +36,29 @@ _GUESS_BYTES = 64 * 1024**2
 _SHOWN_PINS = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """An environment of the store.
+
+    Attributes:
+        entry: the object, held.
+        interpreter: what it stands on.
+        is_new: whether it was built for this request.
+    """
+
+    entry: Entry
+    interpreter: Interpreter
+    is_new: bool
+
+
 class Environments:
     """Obtains environments. One per daemon."""
 
     def __init__(self, store: Store, interpreters: Interpreters, *, resolution_ttl: float) -> None:
         self._store, self._interpreters, self._ttl = store, interpreters, resolution_ttl
 
-    async def obtain(self, spec: PackagesSpec, bench: Bench, *, field: str = "") -> tuple[Entry, bool]:
-        """The environment of a spec on the session's interpreter, held; and whether it was built.
+    async def obtain(self, spec: PackagesSpec, bench: Bench, *, field: str = "") -> Environment:
+        """The environment of a spec on the session's interpreter, held.
 
         Args:
             spec: what.
@@ -62,7 +78,7 @@ class Environments:
         asked = digest_of("environment", session.owner.uid, request.digest(interpreter, digests))
         known = bench.linked(asked)
         if known is not None:
-            return known, False
+            return Environment(known, interpreter, is_new=False)
         resolving = partial(self._resolve_and_build, field, request, interpreter, digests, asked)
         try:
             key, built = await bench.share(("environment", asked), resolving)
@@ -71,11 +87,11 @@ class Environments:
             if known is None:
                 raise
             bench.reporter(field)("index not reachable, the last resolution is used", error.cause)
-            return known, False
+            return Environment(known, interpreter, is_new=False)
         entry = bench.hold(key)
         if entry is None:  # collected between its commit and now
             return await self.obtain(spec, bench, field=field)
-        return entry, built
+        return Environment(entry, interpreter, is_new=built)
 
     async def _resolve_and_build(
         self,

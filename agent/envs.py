@@ -123,15 +123,14 @@ class SessionEnvs:
         """An env has a reference."""
         self._idle.pop(digest, None)
 
-    def unused(self, digest: str) -> str | None:
-        """An env has no reference any more; returns the env to forget, if there are too many such."""
+    def unused(self, digest: str) -> tuple[str, ReadyEnv | None] | None:
+        """An env has no reference any more; returns an env to forget, if there are too many such."""
         self._idle[digest] = None
         if len(self._idle) <= _MOST_IDLE:
             return None
         oldest = next(iter(self._idle))
         del self._idle[oldest]
-        self.ready.pop(oldest, None)
-        return oldest
+        return oldest, self.ready.pop(oldest, None)
 
     def fail(self, digest: str, runtime_env: str, error: EnvError, started: float) -> None:
         """Keeps a failure from being tried again at once. Stock remembers each for ten minutes.

@@ -100,7 +100,10 @@ class Manager:
                 envs.add(digest, env)
                 if not self.references.count(session.id, digest):
                     envs.unused(digest)
-        await self._trees.recover(session, {tree for env in envs.ready.values() for tree in env.trees})
+        used = {
+            each: env.trees for each, env in envs.ready.items() if self.references.count(session.id, each)
+        }
+        await self._trees.recover(session, used)
 
     def _begin(self, session: Session) -> dict[str, ReadyEnv]:
         """Blocking; of the envs that an earlier daemon left, those that can be given at once."""
@@ -223,10 +226,11 @@ class Manager:
                 if entry.generation != generation:
                     break  # built anew, elsewhere, since this env's context was made
             else:
-                whole = self._trees.use(session.id, env.trees)
+                whole = self._trees.are_there(env.trees)
             if whole and counted:
                 self.references.acquire(session.id, digest)
                 self._of(session).used(digest)
+                self._trees.enter(session.id, digest, env.trees)
         except NotFoundError:
             whole = False  # forgotten as idle, between its preparation and now
         finally:
@@ -312,17 +316,21 @@ class Manager:
         """
         if source in _UNCOUNTED_SOURCES:
             return
-        left = self.references.release(session.id, digest_of_serialized(serialized))
+        digest = digest_of_serialized(serialized)
+        left = self.references.release(session.id, digest)
         if left == 0:
-            self._forget_idle(session, digest_of_serialized(serialized))
-            self._trees.shrink(session, partial(self._trees_in_use, session))
+            self._trees.leave(session.id, digest)
+            self._forget_idle(session, digest)
+            self._trees.shrink(session)
             if session.settings.cache_bytes:
                 self._evict_excess(session)
             self.on_release()
 
     def _forget_idle(self, session: Session, digest: str) -> None:
-        oldest = self._of(session).unused(digest)
-        if oldest is not None:
+        forgotten = self._of(session).unused(digest)
+        if forgotten is not None:
+            oldest, env = forgotten
+            self._trees.drop_layers(() if env is None else env.trees)
             self._later(self._preparation.forget(session, oldest))
             self._later(self.workshop.thread(self.references.unbind, session.id, oldest))
 
@@ -342,11 +350,6 @@ class Manager:
             await self.workshop.thread(self.workshop.store.evict, key, self.references.is_referenced)
         except StoreError as error:
             _log.info("not collected: %s", error)
-
-    def _trees_in_use(self, session: Session) -> set[str]:
-        ready = self._of(session).ready.items()
-        used = (env for digest, env in ready if self.references.count(session.id, digest))
-        return {tree for env in used for tree in env.trees}
 
     def info(self, session: Session) -> list[EnvState]:
         """The envs of a session: those in use, those ready, those that failed."""

@@ -8,11 +8,11 @@ from typing import Any
 
 from ray_envd.agent.context import Contribution, WorkerContext, environment_script, merge, split_names
 from ray_envd.agent.errors import EnvError, Retry
+from ray_envd.agent.files import remove_private, write_private
 from ray_envd.agent.installers.protocol import Installer
 from ray_envd.agent.progress import Progress
 from ray_envd.agent.sessions import Session
 from ray_envd.agent.spec import RuntimeEnvSpec
-from ray_envd.agent.trees import remove_private, write_private
 from ray_envd.agent.workshop import Bench, Workshop
 from ray_envd.cache.keys import ObjectKey
 

@@ -30,6 +30,7 @@ from ray_envd.agent.grpc_runtime_env import RuntimeEnvService
 from ray_envd.agent.grpc_server import GrpcServer
 from ray_envd.agent.http import HttpServer
 from ray_envd.agent.installers import registry
+from ray_envd.agent.layers import Layers
 from ray_envd.agent.link_server import LinkServer
 from ray_envd.agent.local_sessions import LocalSessions
 from ray_envd.agent.manager import Manager
@@ -41,6 +42,7 @@ from ray_envd.agent.setup_log import SetupLogWriter
 from ray_envd.agent.status import Status
 from ray_envd.agent.status_http import StatusFace
 from ray_envd.agent.trees import Trees
+from ray_envd.agent.unpacking import Unpacker
 from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.archive import ArchiveLimits
 from ray_envd.cache.budget import Budget
@@ -69,7 +71,7 @@ class Daemon:
         self.metrics = Metrics()
         self._logs = SetupLogWriter()
         limits = ArchiveLimits(total_bytes=settings.archive_max_bytes, ratio=int(settings.archive_max_ratio))
-        self._trees = Trees(limits)
+        self._trees = Trees()
         budget = Budget(
             settings.budget_bytes, lambda: shutil.disk_usage(settings.store).free, settings.min_free_bytes
         )
@@ -78,7 +80,7 @@ class Daemon:
         packages = Packages(resolution_ttl=settings.resolution_ttl, max_bytes=settings.archive_max_bytes)
         interpreters = Interpreters(lambda owner: store.user_dir(owner).interpreters)
         environments = Environments(store, interpreters, resolution_ttl=settings.resolution_ttl)
-        installers = registry(packages, self._trees, environments)
+        installers = registry(packages, Unpacker(self._trees, limits), environments, Layers(self._trees))
         self.manager = Manager(
             self.workshop,
             self.references,

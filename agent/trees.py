@@ -1,246 +1,276 @@
-"""The folders of one session: unpacked packages, and files made for its workers.
+"""The folders of one session: unpacked packages, and the layers that its workers write into.
 
-A package is unpacked once per session under the raylet's ``--runtime-env-dir``, where stock unpacks it and
-Ray's users and containers look for it, because workers write into it. A small file beside each tree says
-from which archive it came; it is written last, so a tree without one is unfinished. Unused trees stay until
-the session's own limit for the field is passed (``RAY_RUNTIME_ENV_<FIELD>_CACHE_SIZE_GB``, 10 as in stock).
+They stand under the raylet's ``--runtime-env-dir``, packages where stock unpacks them and Ray's users and
+containers look for them. Raylets of one cluster on one machine may share that folder, so trees are known by
+path and used by (session, env).
+
+A tree that is in use is shared by its users, as in stock. Once the last has gone it is looked at, and if a
+job has written into it the next one gets it made anew: what stands there then is set aside under a name of
+its own, for it may hold a job's results. Unused trees stay until the session's own limit for the field is
+passed (``RAY_RUNTIME_ENV_<FIELD>_CACHE_SIZE_GB``, 10 as in stock).
 """
 
 import asyncio
-import contextlib
-import json
-import logging
-import os
-import secrets
+import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
+from ray_envd.agent import tree_files
 from ray_envd.agent.errors import ArchiveError, EnvError
 from ray_envd.agent.once import Once
 from ray_envd.agent.sessions import Session
+from ray_envd.agent.tree_files import Make, Record
 from ray_envd.agent.workshop import Report
-from ray_envd.cache.archive import ArchiveLimits, unpack
 from ray_envd.cache.errors import UnsafeArchiveError
-from ray_envd.cache.owner import Owner, acting_as
-from ray_envd.cache.removal import remove_tree
+from ray_envd.cache.owner import Owner
 
-_log = logging.getLogger(__name__)
+T = TypeVar("T")
 _DEFAULT_LIMIT = 10 * 1024**3
-_FOLDERS = {"working_dir": "working_dir_files", "py_modules": "py_modules_files"}
+#: The field of the layers: of no use to people, so those that were written into are not kept.
+LAYERS = "layers"
+_FOLDERS = {
+    "working_dir": Path("working_dir_files"),
+    "py_modules": Path("py_modules_files"),
+    LAYERS: Path("ray-envd/envs"),
+}
+#: Seconds between the last user's leave and the look: a worker's process may still be on its way out.
+_PAUSE = 1.0
+
+
+class _State(Enum):
+    PRISTINE = auto()
+    SUSPECT = auto()  # its last user has gone, and nobody has looked at it yet
+    CHANGED = auto()
 
 
 @dataclass
 class _Tree:
     field: str
+    root: Path
+    owner: Owner
+    origin: str
     bytes: int
     last_used: float
+    state: _State = _State.PRISTINE
+    users: set[tuple[str, str]] = dataclasses.field(default_factory=set)
+
+    def serves(self, origin: str) -> bool:
+        """Whether it can be handed out for what is made from this; while in use it is, as in stock."""
+        return bool(self.users) or (self.state is _State.PRISTINE and self.origin == origin)
 
 
 class Trees:
     """Every session's trees. On the event loop, but for what runs in threads."""
 
-    def __init__(self, limits: ArchiveLimits) -> None:
-        self._limits = limits
-        self._trees: dict[str, dict[str, _Tree]] = {}
+    def __init__(self) -> None:
+        self._trees: dict[str, _Tree] = {}
+        self._roots: dict[str, Path] = {}  # by session
+        self._used: dict[tuple[str, str], set[str]] = {}  # by (session, env)
         self._once = Once()
-        self._shrinking: set[asyncio.Task[None]] = set()
+        self._later: set[asyncio.Future[Any]] = set()
 
     def path(self, session: Session, field: str, name: str) -> Path:
-        """Where a package of this name goes: the folder that stock uses."""
+        """Where a tree of this name goes; for packages, the folder that stock uses."""
         return session.runtime_env_dir / _FOLDERS[field] / name
 
-    async def materialize(
-        self,
-        session: Session,
-        field: str,
-        name: str,
-        archive: Path,
-        digest: str,
-        *,
-        strip_top_level: bool,
-        report: Report,
-    ) -> tuple[Path, bool]:
-        """The session's tree of an archive, unpacked if it is not there; and whether it had to be.
+    async def obtain(
+        self, session: Session, field: str, name: str, origin: str, make: Make, report: Report
+    ) -> Path:
+        """The session's tree of this name, as it was made or in use; made if need be.
 
         Raises:
-            ArchiveError: the archive is damaged or unsafe; nothing is left of it.
+            ArchiveError: it cannot be made from what it is to be made from.
+            EnvError: the disk.
         """
         path = self.path(session, field, name)
-        known = self._trees.setdefault(session.id, {}).get(str(path))
-        if known is not None:
-            known.last_used = time.time()
-            return path, False
-        make = partial(
-            self._unpack,
-            session,
-            field,
-            path,
-            archive,
-            digest,
-            strip_top_level=strip_top_level,
-            report=report,
-        )
-        return path, await self._once.do(str(path), make)
+        while (known := self._trees.get(str(path))) is None or not known.serves(origin):
+            work = partial(self._renew, session, field, path, origin, make, report)
+            await self._once.do(str(path), work)
+        known.last_used = time.time()
+        return path
 
-    async def _unpack(
-        self,
-        session: Session,
-        field: str,
-        path: Path,
-        archive: Path,
-        digest: str,
-        *,
-        strip_top_level: bool,
-        report: Report,
-    ) -> bool:
-        found = await asyncio.to_thread(_finished_size, path, digest, session.owner)
-        if found is None:
-            report("unpacking", path.name)
-            stopped = threading.Event()
-            work = asyncio.to_thread(
-                _make_tree,
-                archive,
-                path,
-                digest,
-                session.owner,
-                self._limits,
-                stopped.is_set,
-                strip_top_level=strip_top_level,
-            )
-            task = asyncio.ensure_future(work)
-            try:
-                size = await asyncio.shield(task)
-            except asyncio.CancelledError:
-                stopped.set()
-                await asyncio.wait({task})
-                raise
-            except UnsafeArchiveError as error:
-                raise ArchiveError(str(error), field=field, remedy="make the package anew") from error
-            except OSError as error:
-                raise EnvError(
-                    f"cannot unpack to {path.parent}: {error.strerror}",
-                    field=field,
-                    remedy="check that the cluster's temporary folder is writable and has space",
-                ) from error
-        else:
-            size = found
-        self._trees.setdefault(session.id, {})[str(path)] = _Tree(field, size, time.time())
-        return found is None
+    async def _renew(
+        self, session: Session, field: str, path: Path, origin: str, make: Make, report: Report
+    ) -> None:
+        """Takes what stands there if it is as it was made from the origin; else makes it anew."""
+        owner = session.owner
+        known = self._trees.get(str(path))
+        if known is not None and known.serves(origin):
+            return
+        self._trees.pop(str(path), None)
+        record = await _whole(asyncio.to_thread(tree_files.read_record, path, owner))
+        if record is not None:
+            changed, size = await _whole(asyncio.to_thread(tree_files.has_changed, path, owner))
+            if changed or record.archive != origin:
+                await self._set_aside(session, field, path, size, report, is_changed=changed)
+                record = None
+        if record is None:
+            report("preparing" if field == LAYERS else "unpacking", path.name)
+            record = await self._make(path, field, origin, owner, make)
+        self._know(path, field, session.runtime_env_dir, owner, record)
 
-    def use(self, session_id: str, paths: tuple[str, ...]) -> bool:
-        """Whether all of these trees are there; counts as a use. Loop-safe."""
-        trees = self._trees.get(session_id, {})
-        if any(path not in trees for path in paths):
-            return False
-        now = time.time()
+    async def _make(self, path: Path, field: str, origin: str, owner: Owner, make: Make) -> Record:
+        stopped = threading.Event()
+        work = asyncio.to_thread(tree_files.make_tree, path, origin, owner, make, stopped.is_set)
+        try:
+            return await _whole(work, stopped)
+        except UnsafeArchiveError as error:
+            raise ArchiveError(str(error), field=field, remedy="make the package anew") from error
+        except OSError as error:
+            raise EnvError(
+                f"cannot write to {path.parent}: {error.strerror}",
+                field=field,
+                remedy="check that the cluster's temporary folder is writable and has space",
+            ) from error
+
+    async def _set_aside(
+        self, session: Session, field: str, path: Path, size: int, report: Report, *, is_changed: bool
+    ) -> None:
+        if field == LAYERS or not is_changed:
+            await _whole(asyncio.to_thread(tree_files.remove, path, session.owner))
+            return
+        left = await _whole(asyncio.to_thread(tree_files.set_aside, path, size, session.owner))
+        if left is not None:
+            report("kept", f"what was written into {path.name} before is in {left}")
+            record = Record("", size, is_left=True)
+            self._know(left, field, session.runtime_env_dir, session.owner, record)
+
+    def _know(self, path: Path, field: str, root: Path, owner: Owner, record: Record) -> None:
+        state = _State.CHANGED if record.is_left else _State.PRISTINE
+        self._trees[str(path)] = _Tree(field, root, owner, record.archive, record.bytes, time.time(), state)
+
+    # use
+
+    def are_there(self, paths: Iterable[str]) -> bool:
+        """Whether all of these trees are there, in use or as they were made. Loop-safe."""
+        trees = [self._trees.get(path) for path in paths]
+        return all(tree is not None and (tree.users or tree.state is _State.PRISTINE) for tree in trees)
+
+    def enter(self, session_id: str, env_digest: str, paths: Iterable[str]) -> None:
+        """An env that stands on these trees has a user. Loop-safe; once for each env does."""
+        user, now = (session_id, env_digest), time.time()
         for path in paths:
-            trees[path].last_used = now
-        return True
+            tree = self._trees[path]
+            tree.users.add(user)
+            tree.last_used = now
+            self._used.setdefault(user, set()).add(path)
 
-    async def recover(self, session: Session, paths: set[str]) -> None:
-        """Finds the trees that an earlier daemon unpacked for this session."""
-        known = self._trees.setdefault(session.id, {})
-        for text in paths - known.keys():
-            path = Path(text)
-            field = next((f for f, folder in _FOLDERS.items() if folder == path.parent.name), None)
-            size = await asyncio.to_thread(_finished_size, path, None, session.owner)
-            if field is not None and size is not None:
-                known[text] = _Tree(field, size, time.time())
+    def leave(self, session_id: str, env_digest: str) -> None:
+        """The env has no user any more: trees that nobody else uses are looked at in a moment."""
+        user = (session_id, env_digest)
+        for path in self._used.pop(user, ()):
+            tree = self._trees[path]
+            tree.users.discard(user)
+            self._suspect(path, tree)
+
+    def _suspect(self, path: str, tree: _Tree) -> None:
+        if not tree.users and tree.state is _State.PRISTINE:
+            tree.state = _State.SUSPECT
+            self._spawn(self._look_later(path))
+
+    async def _look_later(self, path: str) -> None:
+        await asyncio.sleep(_PAUSE)
+        if self._is_suspect(path):
+            await self._once.do(path, partial(self._look, path))
+
+    def _is_suspect(self, path: str) -> bool:
+        tree = self._trees.get(path)
+        return tree is not None and not tree.users and tree.state is _State.SUSPECT
+
+    async def _look(self, path: str) -> None:
+        if not self._is_suspect(path):
+            return
+        tree = self._trees[path]
+        changed, size = await _whole(asyncio.to_thread(tree_files.has_changed, Path(path), tree.owner))
+        if tree.users:  # recovered meanwhile
+            return
+        tree.state, tree.bytes = (_State.CHANGED if changed else _State.PRISTINE), size or tree.bytes
+        if changed and tree.field == LAYERS and self._trees.pop(path, None) is not None:
+            await _whole(asyncio.to_thread(tree_files.remove, Path(path), tree.owner))
+
+    # sessions
+
+    async def recover(self, session: Session, users: Mapping[str, Iterable[str]]) -> None:
+        """Finds the trees that an earlier daemon made for this session.
+
+        Args:
+            session: one that has come, or come back.
+            users: for each env that is in use, by digest, the trees on which it stands.
+        """
+        self._roots[session.id] = session.runtime_env_dir
+        for name, folder in _FOLDERS.items():
+            place = session.runtime_env_dir / folder
+            found = await asyncio.to_thread(tree_files.records, place, session.owner)
+            for path, record in found.items():
+                if str(path) not in self._trees and not self._once.running(str(path)):
+                    self._know(path, name, session.runtime_env_dir, session.owner, record)
+                    self._suspect(str(path), self._trees[str(path)])
+        for digest, paths in users.items():
+            self.enter(session.id, digest, (path for path in paths if path in self._trees))
 
     def forget(self, session_id: str) -> None:
         """The session has ended. Its trees stay on disk, as in stock: they may hold a job's results."""
-        self._trees.pop(session_id, None)
+        for session, digest in list(self._used):
+            if session == session_id:
+                self.leave(session, digest)
+        self._roots.pop(session_id, None)
+        roots = set(self._roots.values())
+        self._trees = {path: tree for path, tree in self._trees.items() if tree.root in roots}
 
-    def shrink(self, session: Session, in_use: Callable[[], set[str]]) -> None:
+    # removal
+
+    def shrink(self, session: Session) -> None:
         """Removes the least recently used trees that nobody uses while a field's limit is passed."""
-        trees = self._trees.get(session.id, {})
-        for field in _FOLDERS:
-            limit = session.settings.cache_bytes.get(field, _DEFAULT_LIMIT)
-            excess = sum(tree.bytes for tree in trees.values() if tree.field == field) - limit
-            if excess <= 0:
-                continue
-            busy = in_use()
-            unused = [(p, t) for p, t in trees.items() if t.field == field and p not in busy]
-            for path, tree in sorted(unused, key=lambda item: item[1].last_used):
+        mine = [(path, tree) for path, tree in self._trees.items() if tree.root == session.runtime_env_dir]
+        for name in _FOLDERS.keys() - {LAYERS}:
+            limit = session.settings.cache_bytes.get(name, _DEFAULT_LIMIT)
+            of_field = [(path, tree) for path, tree in mine if tree.field == name]
+            excess = sum(tree.bytes for _, tree in of_field) - limit
+            for path, tree in sorted(of_field, key=lambda item: item[1].last_used):
                 if excess <= 0:
                     break
-                excess -= tree.bytes
-                del trees[path]
-                self._remove(Path(path), session.owner)
+                if not tree.users:
+                    excess -= tree.bytes
+                    self._remove(path)
 
-    def _remove(self, path: Path, owner: Owner) -> None:
-        # Renamed at once, so that a new request for the same package starts afresh.
-        doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}.trash")
-        with acting_as(owner):
-            try:
-                _record_path(path).unlink(missing_ok=True)
-                path.rename(doomed)
-            except OSError as error:
-                _log.warning("cannot remove %s: %s", path, error)
-                return
-        task = asyncio.ensure_future(asyncio.to_thread(_delete, doomed, owner))
-        self._shrinking.add(task)
-        task.add_done_callback(self._shrinking.discard)
+    def drop_layers(self, paths: Iterable[str]) -> None:
+        """Removes those of these trees that are layers, unless somebody uses them."""
+        for path in paths:
+            tree = self._trees.get(path)
+            if tree is not None and tree.field == LAYERS and not tree.users:
+                self._remove(path)
 
+    def _remove(self, path: str) -> None:
+        self._spawn(self._remove_later(path, self._trees.pop(path).owner))
 
-def _record_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.ray-envd.json")
+    async def _remove_later(self, path: str, owner: Owner) -> None:
+        async def remove() -> bool:
+            await _whole(asyncio.to_thread(tree_files.remove, Path(path), owner))
+            return True
 
+        # Somebody may be looking at it; and it stays if somebody has made it anew meanwhile.
+        while path not in self._trees and not await self._once.do(path, remove):
+            pass
 
-def _finished_size(path: Path, digest: str | None, owner: Owner) -> int | None:
-    """The size of a finished tree of this archive (None: of any), or None if there is none."""
-    with acting_as(owner):
-        try:
-            record = json.loads(_record_path(path).read_text())
-            whole = path.is_dir() and digest in {None, record["archive"]}
-            return int(record["bytes"]) if whole else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
 
 
-def _make_tree(
-    archive: Path,
-    path: Path,
-    digest: str,
-    owner: Owner,
-    limits: ArchiveLimits,
-    cancelled: Callable[[], bool],
-    *,
-    strip_top_level: bool,
-) -> int:
-    with acting_as(owner):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _record_path(path).unlink(missing_ok=True)
-        remove_tree(path)
-        done = unpack(archive, path, strip_top_level=strip_top_level, limits=limits, cancelled=cancelled)
-        record = json.dumps({"archive": digest, "bytes": done.bytes})
-        aside = _record_path(path).with_suffix(f".{secrets.token_hex(4)}")
-        aside.write_text(record)
-        aside.replace(_record_path(path))
-        return done.bytes
-
-
-def _delete(path: Path, owner: Owner) -> None:
-    with acting_as(owner), contextlib.suppress(OSError):
-        remove_tree(path)
-
-
-def write_private(path: Path, text: str, owner: Owner) -> None:
-    """Writes a file that only its owner can read, whole or not at all; blocking."""
-    with acting_as(owner):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        aside.replace(path)
-
-
-def remove_private(path: Path, owner: Owner) -> None:
-    """Removes what :func:`write_private` wrote; blocking."""
-    with acting_as(owner), contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
+async def _whole(work: Awaitable[T], stopped: threading.Event | None = None) -> T:
+    """Awaits a thread to its end, also when cancelled: what follows would be in its way."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if stopped is not None:
+            stopped.set()
+        await asyncio.wait({task})
+        raise

@@ -9,18 +9,21 @@ from ray_envd.agent.installers.protocol import Installer
 from ray_envd.agent.installers.py_executable import PyExecutableInstaller
 from ray_envd.agent.installers.py_modules import PyModulesInstaller
 from ray_envd.agent.installers.working_dir import WorkingDirInstaller
+from ray_envd.agent.layers import Layers
 from ray_envd.agent.packages import Packages
 from ray_envd.agent.python.spec import parse_pip, parse_uv
-from ray_envd.agent.trees import Trees
+from ray_envd.agent.unpacking import Unpacker
 
 
-def registry(packages: Packages, trees: Trees, environments: Environments) -> dict[str, Installer]:
+def registry(
+    packages: Packages, unpacker: Unpacker, environments: Environments, layers: Layers
+) -> dict[str, Installer]:
     """Every installer by its field."""
     installers: list[Installer] = [
-        WorkingDirInstaller(packages, trees),
-        PackagesInstaller("uv", parse_uv, environments),
-        PackagesInstaller("pip", parse_pip, environments),
-        PyModulesInstaller(packages, trees, environments),
+        WorkingDirInstaller(packages, unpacker),
+        PackagesInstaller("uv", parse_uv, environments, layers),
+        PackagesInstaller("pip", parse_pip, environments, layers),
+        PyModulesInstaller(packages, unpacker, environments),
         PyExecutableInstaller(),
     ]
     return {installer.field: installer for installer in installers}

@@ -6,6 +6,7 @@ from typing import Any
 
 from ray_envd.agent.context import Contribution
 from ray_envd.agent.environments import Environments
+from ray_envd.agent.layers import Layers
 from ray_envd.agent.python.spec import PackagesSpec, needs_working_dir
 from ray_envd.agent.workshop import Bench
 
@@ -13,22 +14,29 @@ from ray_envd.agent.workshop import Bench
 class PackagesInstaller:
     """One of the two fields; they differ in how they are parsed, and share what they lead to."""
 
-    def __init__(self, field: str, parse: Callable[[Any], PackagesSpec], environments: Environments) -> None:
+    def __init__(
+        self,
+        field: str,
+        parse: Callable[[Any], PackagesSpec],
+        environments: Environments,
+        layers: Layers,
+    ) -> None:
         self.field = field
-        self._parse, self._environments = parse, environments
+        self._parse, self._environments, self._layers = parse, environments, layers
 
     def needs_working_dir(self, value: Any) -> bool:
         """Whether a requirements file of the working dir is named."""
         return needs_working_dir(self._parse(value))
 
     async def prepare(self, value: Any, bench: Bench) -> Contribution:
-        """The worker runs in the environment, as if it were activated (stock sources ``bin/activate``)."""
-        entry, built = await self._environments.obtain(self._parse(value), bench)
-        facts = entry.details
+        """The worker runs in the session's layer, as if activated (stock sources ``bin/activate``)."""
+        environment = await self._environments.obtain(self._parse(value), bench)
+        layer, facts = await self._layers.over(environment, bench, self.field)
         return Contribution(
-            path=tuple(map(str, facts["path"])),
-            variables={name: str(value) for name, value in facts["variables"].items()},
-            py_executable=shlex.quote(str(facts["python"])),
-            objects=(entry.key,),
-            built=built,
+            path=facts.path,
+            variables=facts.variables,
+            py_executable=shlex.quote(facts.py_executable),
+            objects=(environment.entry.key,),
+            trees=(str(layer),),
+            built=environment.is_new,
         )

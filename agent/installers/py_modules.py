@@ -7,11 +7,11 @@ from typing import Any
 from ray_envd.agent.context import Contribution
 from ray_envd.agent.environments import Environments
 from ray_envd.agent.errors import InvalidSpecError
-from ray_envd.agent.fetch import local_directory, package_name
+from ray_envd.agent.fetch import local_directory
 from ray_envd.agent.files import require_directory
 from ray_envd.agent.packages import Packages, archive_path
 from ray_envd.agent.python.spec import PackagesSpec
-from ray_envd.agent.trees import Trees
+from ray_envd.agent.unpacking import Unpacker
 from ray_envd.agent.workshop import Bench
 
 
@@ -24,8 +24,8 @@ class PyModulesInstaller:
 
     field = "py_modules"
 
-    def __init__(self, packages: Packages, trees: Trees, environments: Environments) -> None:
-        self._packages, self._trees, self._environments = packages, trees, environments
+    def __init__(self, packages: Packages, unpacker: Unpacker, environments: Environments) -> None:
+        self._packages, self._unpacker, self._environments = packages, unpacker, environments
 
     def needs_working_dir(self, _value: Any) -> bool:
         """Never: entries are URIs."""
@@ -55,27 +55,18 @@ class PyModulesInstaller:
         if local is not None:
             await bench.thread(require_directory, local, uri, self.field, bench.session.owner)
             return Contribution(python_path=(str(local),))
-        name = package_name(uri, self.field)
         entry, fetched = await self._packages.archive(uri, bench, self.field)
         if archive_path(entry).suffix == ".whl":
             return await self._wheel(archive_path(entry), fetched, bench)
-        path, _ = await self._trees.materialize(
-            bench.session,
-            self.field,
-            name,
-            archive_path(entry),
-            entry.key.digest,
-            strip_top_level=not uri.startswith("gcs://"),
-            report=bench.reporter(self.field),
-        )
+        path = await self._unpacker.tree(uri, entry, bench, self.field)
         return Contribution(python_path=(str(path),), objects=(entry.key,), trees=(str(path),), built=fetched)
 
     async def _wheel(self, wheel: Path, fetched: bool, bench: Bench) -> Contribution:  # noqa: FBT001
         """Stock runs ``pip install WHEEL --target``; this is the same without what is already there."""
         spec = PackagesSpec("pip", (str(wheel),))
-        entry, built = await self._environments.obtain(spec, bench, field=self.field)
+        environment = await self._environments.obtain(spec, bench, field=self.field)
         return Contribution(
-            python_path=(str(entry.details["site_packages"]),),
-            objects=(entry.key,),
-            built=fetched or built,
+            python_path=(str(environment.entry.details["site_packages"]),),
+            objects=(environment.entry.key,),
+            built=fetched or environment.is_new,
         )

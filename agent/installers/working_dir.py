@@ -4,10 +4,10 @@ from typing import Any
 
 from ray_envd.agent.context import Contribution
 from ray_envd.agent.errors import InvalidSpecError
-from ray_envd.agent.fetch import local_directory, package_name
+from ray_envd.agent.fetch import local_directory
 from ray_envd.agent.files import require_directory
-from ray_envd.agent.packages import Packages, archive_path
-from ray_envd.agent.trees import Trees
+from ray_envd.agent.packages import Packages
+from ray_envd.agent.unpacking import Unpacker
 from ray_envd.agent.workshop import Bench
 
 
@@ -16,8 +16,8 @@ class WorkingDirInstaller:
 
     field = "working_dir"
 
-    def __init__(self, packages: Packages, trees: Trees) -> None:
-        self._packages, self._trees = packages, trees
+    def __init__(self, packages: Packages, unpacker: Unpacker) -> None:
+        self._packages, self._unpacker = packages, unpacker
 
     def needs_working_dir(self, _value: Any) -> bool:
         """It is the one the others wait for."""
@@ -35,17 +35,8 @@ class WorkingDirInstaller:
         if local is not None:
             await bench.thread(require_directory, local, value, self.field, bench.session.owner)
             return Contribution(python_path=(str(local),), working_dir=str(local))
-        name = package_name(value, self.field)
         entry, fetched = await self._packages.archive(value, bench, self.field)
-        path, _ = await self._trees.materialize(
-            bench.session,
-            self.field,
-            name,
-            archive_path(entry),
-            entry.key.digest,
-            strip_top_level=not value.startswith("gcs://"),
-            report=bench.reporter(self.field),
-        )
+        path = await self._unpacker.tree(value, entry, bench, self.field)
         return Contribution(
             python_path=(str(path),),
             working_dir=str(path),

@@ -26,7 +26,6 @@ from ray_envd.agent.sessions import Session, SessionSettings
 from ray_envd.agent.setup_log import SetupLogWriter
 from ray_envd.agent.trees import Trees
 from ray_envd.agent.workshop import Bench, Made, Report, Workshop
-from ray_envd.cache.archive import ArchiveLimits
 from ray_envd.cache.budget import Budget
 from ray_envd.cache.errors import NotReferencedError
 from ray_envd.cache.owner import Owner
@@ -77,7 +76,7 @@ class World:
         self.metrics, self.logs = Metrics(), SetupLogWriter()
         budget = Budget(None, lambda: shutil.disk_usage(self.root).free, 0)
         self.workshop = Workshop(self.store, budget, self.metrics, 2)
-        self.trees = Trees(ArchiveLimits())
+        self.trees = Trees()
         preparation = Preparation(self.workshop, {"pip": self.installer})
         self.manager = Manager(
             self.workshop, self.references, preparation, self.trees, self.logs, self.metrics

@@ -162,9 +162,8 @@ def test_no_user_shares_what_another_built(node: Daemon, alice: Raylet, bob: Ray
     readable(packages)
     options = ["--no-index", "--find-links", str(packages)]
     env = {"pip": {"packages": ["tiny==2.0"], "pip_install_options": options}}
-    hers, his = alice.prepared(env).fields, bob.prepared(env).fields
-    assert f"/users/{ALICE}/" in hers["py_executable"]
-    assert f"/users/{BOB}/" in his["py_executable"]
+    for user, uid in ((alice, ALICE), (bob, BOB)):
+        assert f"/users/{uid}/" in user.run(user.prepared(env), "import tiny; print(tiny.__file__)")
 
 
 def test_nobody_speaks_for_the_session_of_another(node: Daemon, alice: Raylet) -> None:
