@@ -13,7 +13,7 @@ import pytest
 from daemons import Daemon
 from helpers import make_wheel
 from package_world import UV
-from raylet import Env, MakeRaylet, Raylet
+from raylet import Env, MakeRaylet
 from sources import make_zip
 
 FILES = {"mine.py": "where = 'package'\n", "data/file.txt": "content", "data/other.txt": "content"}
