@@ -47,7 +47,11 @@ class Metrics:
             "ray_envd_evictions", "Objects collected, by kind.", ["kind"], registry=registry
         )
         self.freed_bytes = Counter("ray_envd_freed_bytes", "Bytes freed by collection.", registry=registry)
-        self.stored_bytes = Gauge("ray_envd_stored_bytes", "Bytes of all objects.", registry=registry)
+        self.stored_bytes = Gauge(
+            "ray_envd_stored_bytes",
+            "Bytes on disk of all objects: shared files once, those of uv's caches not.",
+            registry=registry,
+        )
         self.uv_cache_bytes = Gauge("ray_envd_uv_cache_bytes", "Bytes of uv's caches.", registry=registry)
         self.objects = Gauge("ray_envd_objects", "Objects in the store.", registry=registry)
         self.references = Gauge("ray_envd_references", "References held by sessions.", registry=registry)

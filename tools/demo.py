@@ -147,7 +147,10 @@ class Stage:
         stats = self.daemon.stats()
         with self.daemon.admin() as admin:
             objects = admin.List(admin_pb2.ListRequest()).objects
-        return {"work": (stats.builds, stats.misses), "disk": {each.id: each.bytes for each in objects}}
+        return {
+            "work": (stats.builds, stats.misses),
+            "disk": {each.id: each.exclusive_bytes for each in objects},
+        }
 
 
 def _bytes(place: Path) -> int:

@@ -1,4 +1,5 @@
 import logging
+import os
 import time
 
 import pytest
@@ -91,3 +92,43 @@ def test_one_object_that_cannot_be_deleted_does_not_keep_the_others(
     monkeypatch.undo()
     with pytest.raises(InUseError):
         store.begin(key(0), ME)
+
+
+def test_damaged_objects_are_collected_once_nobody_stands_on_them(
+    store: Store, references: References
+) -> None:
+    """Without any limit; what was built in the place of one stays, and so does one that is referenced."""
+    for name in ("unused", "referenced"):
+        put(store, name, size=50_000)
+        store.condemn(key(name), "a flipped bit")
+    built_anew = put(store, "unused")
+    references.start("s", {})
+    references.bind("s", digest_of("env"), [key("referenced")], {})
+    references.acquire("s", digest_of("env"))
+    done = collect(store, references, Limits(), now=SOON)
+    assert [(victim.entry.key, victim.entry.generation) for victim in done.victims] == [(key("unused"), 0)]
+    assert done.freed_bytes >= 50_000
+    assert store.get(key("unused")) == built_anew
+    assert built_anew.path.is_dir()
+    references.release("s", digest_of("env"))
+    assert [v.entry.key for v in collect(store, references, Limits(), now=SOON).victims] == [
+        key("referenced")
+    ]
+
+
+def test_files_that_two_share_are_freed_with_the_second(store: Store, references: References) -> None:
+    """Until then the reply says so: what a plan promises is what the disk gets back."""
+    shared = store.user_dir(ME).staging / "wheel"
+    shared.write_bytes(b"x" * 400_000)
+    for name in range(3):
+        build = store.begin(key(name), ME)
+        os.link(shared, build.path / "wheel")
+        store.commit(build, summary=str(name), build_seconds=1.0, details={})
+        store.unhold(key(name))
+    shared.unlink()
+    store.refresh_units()
+    assert 400_000 <= store.stored_bytes() < 450_000
+    shown = collect(store, references, Limits(), now=SOON, target=0, dry_run=True)
+    assert [victim.frees > 400_000 for victim in shown.victims] == [False, False, True]
+    assert collect(store, references, Limits(), now=SOON, target=300_000).freed_bytes == shown.freed_bytes
+    assert store.stored_bytes() == 0
