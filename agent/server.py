@@ -20,7 +20,7 @@ from pathlib import Path
 
 import uvloop
 
-from ray_envd.agent import notify, process
+from ray_envd.agent import notify, process, process_tree
 from ray_envd.agent.collector import Collector
 from ray_envd.agent.config import Settings
 from ray_envd.agent.environments import Environments
@@ -180,6 +180,7 @@ class Daemon:
             await asyncio.sleep(_LAG_INTERVAL)
             self.metrics.loop_lag.set(max(0.0, loop.time() - due))
             notify.watchdog()
+            await asyncio.to_thread(process_tree.reap)
 
     async def _keep_synced(self) -> None:
         """Puts on disk what was built; not after each build, since that writes out all of the file system."""
@@ -304,6 +305,7 @@ async def _run(settings: Settings) -> int:
     except StoreLockedError as error:
         _log.error("%s", error)
         return EXIT_LOCKED
+    process_tree.become_reaper()
     orphans = await asyncio.to_thread(process.adopt, settings.store)
     if orphans:
         _log.warning("%d processes of an earlier daemon's builds were killed", orphans)

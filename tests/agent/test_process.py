@@ -56,6 +56,77 @@ def _lives(pid: int) -> bool:
         return False
 
 
+#: Leaves its session, its parent and its environment behind, as a daemon does, and writes its pid.
+_ESCAPE = """
+import os, signal, sys
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        code = "import os, signal, sys, time; signal.signal(15, signal.SIG_IGN);"
+        code += "open(sys.argv[1], 'a').write(f'{os.getpid()}\\\\n'); time.sleep(600)"
+        os.execve(sys.executable, [sys.executable, "-I", "-c", code, sys.argv[1]], {})
+    os._exit(0)
+os.wait()
+"""
+
+
+async def test_what_a_tool_leaves_running_ends_with_it(tmp_path: Path) -> None:
+    """Also a daemon in a session of its own, without environment, that holds the tool's output open."""
+    pids = tmp_path / "pids"
+    waits = (
+        "import pathlib, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.01)\nprint('out')"
+    )
+    done = await asyncio.wait_for(run(sys.executable, "-I", "-c", _ESCAPE + waits, str(pids)), 30)
+    assert done.returncode == 0
+    assert done.lines == ("out",)
+    assert not _lives(int(await asyncio.to_thread(pids.read_text)))
+
+
+async def test_cancelling_ends_what_has_escaped(tmp_path: Path) -> None:
+    """The cancellation is passed on when nothing of the run lives, whatever became of its parents."""
+    pids = tmp_path / "pids"
+    code = _ESCAPE + "import time; time.sleep(600)"
+    task = asyncio.create_task(run(sys.executable, "-I", "-c", code, str(pids)))
+    await asyncio.to_thread(wait_until, lambda: pids.exists() and pids.read_text().strip(), 20, "its pid")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not _lives(int(await asyncio.to_thread(pids.read_text)))
+
+
+async def test_a_listener_that_fails_ends_the_run(tmp_path: Path) -> None:
+    """An error of our own is raised, and the tool does not run on without anybody to read it."""
+    pids = tmp_path / "pids"
+
+    def fail(line: str) -> None:
+        raise RuntimeError(line)
+
+    with pytest.raises(RuntimeError, match="hello"):
+        await run("sh", "-c", f"echo $$ > {pids}; echo hello; sleep 600", on_line=fail)
+    assert not _lives(int(await asyncio.to_thread(pids.read_text)))
+
+
+async def test_lines_come_while_the_tool_runs(tmp_path: Path) -> None:
+    """A user reads along; an output that is closed early does not end the run, nor its wait."""
+    lines: list[str] = []
+    gate = tmp_path / "gate"
+    script = f"printf 'one\\ntw'; while [ ! -e {gate} ]; do sleep 0.02; done; echo o;"
+    script += "exec >&- 2>&-; sleep 0.2; exit 4"
+    task = asyncio.create_task(run("sh", "-c", script, on_line=lines.append))
+    await asyncio.to_thread(wait_until, lambda: lines == ["one"], 10, "the first line")
+    gate.touch()
+    done = await task
+    assert done.lines == ("one", "two")
+    assert done.returncode == 4
+
+
+async def test_a_line_without_end_is_bounded() -> None:
+    """Output without line ends does not fill the daemon's memory in one piece."""
+    done = await run("sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x")
+    assert sum(len(line) for line in done.lines) == 1_000_000
+    assert max(len(line) for line in done.lines) < 200_000
+
+
 async def test_the_environment_is_exactly_what_was_given() -> None:
     """Nothing of the daemon's own environment reaches a tool."""
     done = await process.run(

@@ -96,6 +96,16 @@ def descriptors(daemon: Daemon) -> int:
     return count
 
 
+#: Becomes a daemon: it leaves its session, its parent and its environment behind.
+_ESCAPE = """
+import os, sys
+os.setsid()
+if os.fork() == 0:
+    # uv waits for the end of its backend's output, whoever holds it.
+    for descriptor in (0, 1, 2):
+        os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+    os.execve(sys.executable, [sys.executable, "-c", *sys.argv[1:]], {})
+"""
 #: After the backend's own build_wheel.
 _SLOWLY = """
 import subprocess, sys, time
@@ -105,6 +115,8 @@ def build_wheel(*arguments):
         witness.write("begun\\n")
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     child = subprocess.Popen([sys.executable, "-c", code, {mark!r}])
+    if {escapes!r}:
+        subprocess.run([sys.executable, "-c", {escape!r}, code, {mark!r}], check=True)
     time.sleep(float(open({seconds!r}).read()))
     child.kill()
     return _at_once(*arguments)
@@ -112,9 +124,12 @@ def build_wheel(*arguments):
 
 
 class Slow:
-    """A package whose build notes that it has begun, starts a child, and sleeps."""
+    """A package whose build notes that it has begun, starts a child, and sleeps.
 
-    def __init__(self, folder: Path, seconds: float) -> None:
+    One that ``escapes`` starts a daemon too, which has nothing of the build but its mark in its arguments.
+    """
+
+    def __init__(self, folder: Path, seconds: float, *, escapes: bool = False) -> None:
         self.folder, self.mark = folder, f"slow-{secrets.token_hex(6)}"
         self.witness = folder / "witness"
         self._seconds = folder / "seconds"
@@ -123,7 +138,13 @@ class Slow:
         (project / "PKG-INFO").write_text("Metadata-Version: 2.2\nName: slow\nVersion: 1.0\n")
         with (project / "backend.py").open("a") as backend:
             backend.write(
-                _SLOWLY.format(witness=str(self.witness), mark=self.mark, seconds=str(self._seconds))
+                _SLOWLY.format(
+                    witness=str(self.witness),
+                    mark=self.mark,
+                    seconds=str(self._seconds),
+                    escapes=escapes,
+                    escape=_ESCAPE,
+                )
             )
         with tarfile.open(folder / "slow-1.0.tar.gz", "w:gz") as archive:
             archive.add(project, "slow-1.0")
