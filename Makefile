@@ -58,7 +58,7 @@ clean: ## remove all that the targets made in this folder
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 debian:
-	@tools/debian.sh systemd-analyze=systemd gcc=gcc gencat=libc6-dev mkfs.ext4=e2fsprogs
+	@tools/debian.sh systemd-analyze=systemd mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs gcc=gcc gencat=libc6-dev mkfs.ext4=e2fsprogs
 
 $(VENV): requirements-dev.lock pyproject.toml tools/venv.sh
 	@tools/venv.sh

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 import stat
@@ -12,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ray_envd.agent.doctor.finding import Finding, fail, ok, warn
+from ray_envd.cache.reflink import clones_files
 from ray_envd.cache.text import bytes_text
 
-_FICLONE = 0x40049409  # ioctl_ficlonerange(2)
 _SCARCE, _FEW = 0.10, 0.01  # shares of the disk, of the inodes
 _CLOCK_SECONDS = 5.0
 #: The project's first year: an earlier date is a clock that nobody has set.
@@ -119,17 +118,10 @@ def hard_links(store: Path) -> Finding:
                 f"this file system makes none ({error.strerror}): files are copied",
                 "put the store on ext4, xfs or btrfs: environments are made faster and take less room",
             )
-        clones = _clones(source, scratch / "c")
-    return ok(check, f"they work; reflinks {'work too' if clones else 'do not, and are not needed'}")
-
-
-def _clones(source: Path, target: Path) -> bool:
-    with source.open("rb") as old, target.open("wb") as new:
-        try:
-            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
-        except OSError:
-            return False
-    return True
+        clones = clones_files(scratch)
+    if clones:
+        return ok(check, "not needed: reflinks work, and what is written into a file stays in that file")
+    return ok(check, "they work; reflinks do not: what is written into a shared file is found afterwards")
 
 
 def same_file_system(store: Path, uid: int | None = None) -> Finding:

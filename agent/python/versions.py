@@ -13,6 +13,7 @@ from ray_envd.agent.python.request import Request
 from ray_envd.agent.python.shadow import make_tree, shadow_python
 from ray_envd.agent.python.tools import Work, write_private
 from ray_envd.cache.owner import acting_as
+from ray_envd.cache.reflink import clones_files
 
 
 async def with_uv_version(request: Request, work: Work, *, shadow: Path, folder: Path) -> Work:
@@ -35,7 +36,9 @@ async def with_uv_version(request: Request, work: Work, *, shadow: Path, folder:
     if not await asyncio.to_thread(_exists, work, binary):
         work.report("installing", f"uv{wanted}")
         await _fetch(request, work.hiding(request.secrets), shadow, target)
-    return replace(work, tools=replace(work.tools, chosen_uv=str(binary)))
+    # Ours clones files by itself where that is possible; older ones have to be told.
+    link_mode = "clone" if await asyncio.to_thread(_clones, work) else None
+    return replace(work, tools=replace(work.tools, chosen_uv=str(binary), link_mode=link_mode))
 
 
 def wants_other_uv(request: Request) -> bool:
@@ -82,6 +85,12 @@ def _rename(work: Work, fresh: Path, target: Path) -> None:
         except OSError:
             if not (target / "bin" / "uv").exists():
                 raise  # else somebody else was first
+
+
+def _clones(work: Work) -> bool:
+    with acting_as(work.owner):
+        work.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return clones_files(work.workdir)
 
 
 def _exists(work: Work, path: Path) -> bool:

@@ -1,5 +1,6 @@
 """uv in the version that a spec asks for."""
 
+import asyncio
 import importlib.metadata
 
 import pytest
@@ -10,6 +11,7 @@ from ray_envd.agent.python.build import build
 from ray_envd.agent.python.resolve import resolve
 from ray_envd.agent.python.spec import parse_uv
 from ray_envd.agent.python.versions import with_uv_version
+from ray_envd.cache.reflink import clones_files
 
 
 async def test_ours_serves_where_it_satisfies(kit: Kit) -> None:
@@ -34,6 +36,7 @@ async def test_another_version_is_fetched_once_and_used(kit: Kit) -> None:
         work = await with_uv_version(request, await kit.work(spec), shadow=shadow, folder=kit.root / "tools")
         programs.append(work.tools.program)
     assert programs[0] == programs[1] != work.tools.uv
+    assert (work.tools.link_mode == "clone") == await asyncio.to_thread(clones_files, kit.root)
     lock = await resolve(request, work, shadow=shadow, file_digests={})
     assert lock.pins == (("dep", "2.0"), ("tiny", "1.0"), ("top", "1.0"))
     built = await build(lock, request, work, shadow=shadow, target=kit.root / "env")
