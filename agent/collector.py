@@ -1,26 +1,26 @@
-"""When to collect: after builds and releases, when the budget is tight, and once a minute."""
+"""When to collect: after builds and releases, when room is needed, and when others fill the disk."""
 
 import asyncio
 import contextlib
 import logging
-import os
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
-from ray_envd.agent import process
-from ray_envd.agent.errors import EnvError
-from ray_envd.agent.python.tools import Toolbox
+from ray_envd.agent.room import Freed, Space
+from ray_envd.agent.uv_caches import UvCaches
 from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.collect import Collected, collect
 from ray_envd.cache.gc import Limits
-from ray_envd.cache.owner import Owner
+from ray_envd.cache.records import Entry
 from ray_envd.cache.references import References
-from ray_envd.cache.store import uv_cache_bytes
+from ray_envd.cache.text import bytes_text
 
 _log = logging.getLogger(__name__)
-_INTERVAL = 60.0  # seconds between looks when nothing happens
-_MEASURE_INTERVAL = 30.0  # seconds between walks over uv's caches, which may hold very many files
+_INTERVAL = 60.0  # seconds between looks at the store when nothing happens
+_DISK_INTERVAL = 5.0  # seconds between looks at the disk, which others fill too
 _CALM = 0.5  # seconds to let a burst of events pass
+_AMPLE = 1.25  # where others have filled the disk, so many times its minimum is to be free again
 
 
 class Collector:
@@ -30,8 +30,20 @@ class Collector:
         self._workshop, self._references, self._limits = workshop, references, limits
         self._poked = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
-        self._measured = -_MEASURE_INTERVAL
-        self.uv_cache_bytes = 0
+        self._looked = -_INTERVAL
+
+    @property
+    def _space(self) -> Space:
+        return self._workshop.space
+
+    @property
+    def _uv(self) -> UvCaches:
+        return self._workshop.space.uv_caches
+
+    @property
+    def uv_cache_bytes(self) -> int:
+        """What uv's caches held when they were measured last."""
+        return self._uv.bytes
 
     def poke(self) -> None:
         """Something was built or released."""
@@ -41,81 +53,156 @@ class Collector:
         """Looks after the store until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poked.wait(), _INTERVAL)
-            await asyncio.sleep(_CALM)
-            self._poked.clear()
+                await asyncio.wait_for(self._poked.wait(), _DISK_INTERVAL)
             try:
-                await self._look()
+                if self._poked.is_set() or time.monotonic() - self._looked >= _INTERVAL:
+                    await asyncio.sleep(_CALM)
+                    await self._look()
+                else:
+                    await self._look_at_disk()
             except Exception:  # noqa: BLE001 - logged, and tried again
                 # The next look may succeed; the daemon must not end over its housekeeping.
                 _log.exception("collection failed")
 
     async def _look(self) -> None:
+        self._poked.clear()
+        self._looked = time.monotonic()
         await self._workshop.thread(self._workshop.store.flush)
         await self._workshop.thread(self._references.flush)
-        if time.monotonic() - self._measured > _MEASURE_INTERVAL:
-            self.uv_cache_bytes = await self._measure_uv()
-            await self._workshop.thread(self._workshop.store.refresh_units)
+        if not self._uv.growth.is_settled or not self._uv.bytes:
+            await self._uv.measure()
         metrics, store = self._workshop.metrics, self._workshop.store
         metrics.objects.set(len(store.entries()))
         metrics.stored_bytes.set(store.stored_bytes())
         metrics.uv_cache_bytes.set(self.uv_cache_bytes)
         metrics.references.set(self._references.total())
-        done = await self.collect()
         high = self._limits.high_bytes
-        if high is not None and done.remaining_bytes > high and self.uv_cache_bytes:
-            await self._prune_uv()
+        if (high is not None and self._space.used > high) or self._limits.kind_bytes:
+            await self._reclaim(None, self._limits)
+        await self._look_at_disk()
+        self._space.changed()
+
+    async def _look_at_disk(self) -> None:
+        """Others may have filled the disk: then the store gives, though it is within its own limits."""
+        least = self._space.budget.min_free
+        free = await self._workshop.thread(self._space.budget.disk_free)
+        if free >= least:
+            return
+        done = await self._reclaim(self._space.used - int(least * _AMPLE - free), self._limits)
+        if done.freed_bytes:
+            _log.warning(
+                "the disk had %s free, less than min_free; %s were collected",
+                bytes_text(free),
+                bytes_text(done.freed_bytes),
+            )
 
     async def collect(self, target: int | None = None, *, dry_run: bool = False) -> Collected:
         """Collects down to the low watermark if above the high one, or down to a target in bytes."""
+        # Somebody who names a target means it: also what was used a moment ago goes.
+        limits = self._limits if target is None else replace(self._limits, min_unused_seconds=0.0)
+        if dry_run:
+            return await self._plan(target, limits)
+        return await self._reclaim(target, limits)
+
+    async def make_room(self, missing: int) -> Freed:
+        """Frees at least so many bytes, or nothing; never what was used a moment ago."""
+        await self._uv.measure()
+        target = max(0, self._space.used - missing)
+        if await self._could_free(missing, self._limits):
+            done = await self._reclaim(target, self._limits)
+            if done.freed_bytes:
+                return Freed(done.freed_bytes)
+        if await self._could_free(missing, replace(self._limits, min_unused_seconds=0.0)):
+            return Freed(0, again=self._next_old_enough())
+        return Freed(0)
+
+    async def _could_free(self, missing: int, limits: Limits) -> bool:
+        planned = await self._plan(max(0, self._space.used - missing), limits)
+        return planned.freed_bytes >= missing or planned.freed_bytes + await self._uv.spare() >= missing
+
+    def _next_old_enough(self) -> float | None:
+        """Seconds until one more of the unused objects may be collected."""
+        now, age = time.time(), self._limits.min_unused_seconds
+        waits = [entry.last_used + age - now for entry in self._unused()]
+        return min((wait for wait in waits if wait > 0), default=None)
+
+    def _unused(self) -> Iterable[Entry]:
+        store, referenced = self._workshop.store, self._references.is_referenced
+        return [
+            entry
+            for entry in store.entries()
+            if not entry.pinned and not store.is_held(entry.key) and not referenced(entry.key)
+        ]
+
+    def holders(self) -> str:
+        """Who has the space, for people."""
+        store, entries = self._workshop.store, self._workshop.store.entries()
+        used = {entry.key for entry in entries if self._references.is_referenced(entry.key)}
+        sums = {
+            "in use": _together(entry for entry in entries if entry.key in used),
+            "pinned": _together(entry for entry in entries if entry.pinned and entry.key not in used),
+            "reserved by builds": self._space.budget.reserved,
+            "uv's caches alone": max(0, self._uv.bytes - store.ledger().outside),
+        }
+        told = [f"{name} {bytes_text(size)}" for name, size in sums.items() if size]
+        return ", ".join(told) or "nothing is stored"
+
+    # carrying out
+
+    async def _plan(self, target: int | None, limits: Limits) -> Collected:
+        return await self._workshop.thread(
+            collect,
+            self._workshop.store,
+            self._references,
+            limits,
+            now=time.time(),
+            target=target,
+            dry_run=True,
+            uv_cache_bytes=self._uv.growth.stored,
+        )
+
+    async def _reclaim(self, target: int | None, limits: Limits) -> Collected:
+        """First what uv's caches hold for nobody, then objects, then what those had from uv's caches."""
         async with self._one_at_a_time:
+            goal = self._goal(limits) if target is None else max(0, target)
+            freed = await self._prune(goal)
             done = await self._workshop.thread(
                 collect,
                 self._workshop.store,
                 self._references,
-                # Somebody who names a target means it: also what was used a moment ago goes.
-                self._limits if target is None else replace(self._limits, min_unused_seconds=0.0),
+                limits,
                 now=time.time(),
-                target=target,
-                dry_run=dry_run,
-                extra_bytes=self.uv_cache_bytes,
+                target=goal,
+                uv_cache_bytes=self._uv.growth.stored,
             )
-        if not dry_run:
             self._count(done)
-        return done
+            if done.victims:
+                entries = [victim.entry for victim in done.victims]
+                await self._uv.note_used((e.key.owner, e.details, e.last_used) for e in entries)
+                freed += await self._prune(goal)
+            if goal is not None and (excess := self._space.used - goal) > 0:
+                freed += await self._uv.empty(excess)
+            freed += done.freed_bytes
+        self._workshop.metrics.freed_bytes.inc(freed)
+        self._space.changed()
+        return replace(done, freed_bytes=freed, remaining_bytes=self._space.used)
 
-    async def make_room(self, size: int) -> int:
-        """Frees at least so many bytes if it can; returns how many it freed."""
-        stored = self._workshop.store.stored_bytes() + self.uv_cache_bytes
-        done = await self.collect(max(0, stored - size))
-        return done.freed_bytes
+    def _goal(self, limits: Limits) -> int | None:
+        high = limits.high_bytes
+        return None if high is None or self._space.used <= high else limits.low_bytes
+
+    async def _prune(self, goal: int | None) -> int:
+        excess = 0 if goal is None else self._space.used - goal
+        return await self._uv.shrink(excess) if excess > 0 else 0
 
     def _count(self, done: Collected) -> None:
         for victim in done.victims:
             self._workshop.metrics.evictions.labels(victim.entry.key.kind).inc()
             _log.info("collected %s (%s): %s", victim.entry.key.id, victim.entry.summary, victim.reason)
-        self._workshop.metrics.freed_bytes.inc(done.freed_bytes)
 
-    def _owners(self) -> list[Owner]:
-        return [Owner.of(uid, gid) for uid, gid in self._workshop.store.owners()]
 
-    async def _measure_uv(self) -> int:
-        owners = await self._workshop.thread(self._owners)
-        measured = [await self._workshop.thread(uv_cache_bytes, self._workshop.store, o) for o in owners]
-        self._measured = time.monotonic()
-        return sum(measured)
-
-    async def _prune_uv(self) -> None:
-        """The objects alone do not free enough: uv's own cache goes as well."""
-        for owner in await self._workshop.thread(self._owners):
-            folder = await self._workshop.thread(self._workshop.store.user_dir, owner)
-            tools = Toolbox.bundled(folder.uv_cache)
-            environment = {"UV_CACHE_DIR": str(tools.cache_dir), "PATH": os.environ.get("PATH", "")}
-            try:
-                await process.run(
-                    [tools.uv, "cache", "clean"], env=environment, cwd=folder.staging, owner=owner
-                )
-            except EnvError as error:
-                _log.warning("uv's cache could not be cleaned: %s", error)
-        self.uv_cache_bytes = await self._measure_uv()
-        await self._workshop.thread(self._workshop.store.refresh_units)
+def _together(entries: Iterable[Entry]) -> int:
+    """The bytes of some objects, what they share once."""
+    entries = list(entries)
+    units = {unit.id: unit.bytes for entry in entries for unit in entry.size.units}
+    return sum(entry.size.private for entry in entries) + sum(units.values())

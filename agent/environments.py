@@ -11,12 +11,13 @@ import hashlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from ray_envd.agent.errors import NetworkError
 from ray_envd.agent.python.build import build, worker_facts
+from ray_envd.agent.python.estimate import UNPACKED, estimate, linked
 from ray_envd.agent.python.interpreter import Interpreter, Interpreters
 from ray_envd.agent.python.request import Request, read
 from ray_envd.agent.python.resolve import Lock, resolve
@@ -25,14 +26,18 @@ from ray_envd.agent.python.spec import PackagesSpec
 from ray_envd.agent.python.tools import Toolbox, Work
 from ray_envd.agent.python.versions import wants_other_uv, with_uv_version
 from ray_envd.agent.python.wheel_files import wheel_files
-from ray_envd.agent.workshop import Bench, Made, Report
+from ray_envd.agent.room import Report, Room
+from ray_envd.agent.workshop import Bench, Made
 from ray_envd.cache.keys import ObjectKey, digest_of, file_digest
 from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.removal import remove_tree
 from ray_envd.cache.store import Build, Entry, Store
 
-#: Reserved while an environment is built: most are a few packages; what is more is seen when it is there.
+#: Set aside where the real pip resolves while it installs, and for another uv; corrected while they are
+#: built.
 _GUESS_BYTES = 64 * 1024**2
+#: Metadata of what an interpreter has: a folder and a few small files for each distribution.
+_SHADOW_BYTES = 2 * 1024**2
 _SHOWN_PINS = 4
 
 
@@ -114,8 +119,9 @@ class Environments:
                 work.report("resolved", ", ".join(_pins(lock)))
             key = bench.key("python", lock.digest)
             fill = partial(_fill, request, lock, work, venv)
+            size = _GUESS_BYTES if request.engine == "pip" else linked(len(lock.lines))
             _, built = await bench.obtain(
-                key, fill, field=field, summary=_summary(request, lock), reserve=_GUESS_BYTES
+                key, fill, field=field, summary=_summary(request, lock), reserve=size
             )
         finally:
             await asyncio.shield(bench.thread(_remove, workdir, bench.session.owner))
@@ -123,14 +129,14 @@ class Environments:
         return key, built
 
     async def _shadow(self, interpreter: Interpreter, work: Work, bench: Bench) -> Entry:
-        async def fill(target: Build, report: Report) -> Made:
+        async def fill(target: Build, report: Report, _room: Room) -> Made:
             report("reading the interpreter", f"{interpreter.executable} ({interpreter.version})")
             await build_shadow(interpreter, target.path / "venv", owner=bench.session.owner)
             return Made({"interpreter": interpreter.executable})
 
         key = bench.key("base", interpreter.digest)
         summary = f"metadata of {interpreter.executable}"
-        entry, _ = await bench.obtain(key, fill, field=work.field, summary=summary, reserve=0)
+        entry, _ = await bench.obtain(key, fill, field=work.field, summary=summary, reserve=_SHADOW_BYTES)
         return entry
 
     async def _wanted_uv(self, request: Request, work: Work, shadow: Path, bench: Bench) -> Work:
@@ -138,7 +144,8 @@ class Environments:
         if not await bench.thread(wants_other_uv, request):
             return work
 
-        async def fill(target: Build, _report: Report) -> Made:
+        async def fill(target: Build, _report: Report, room: Room) -> Made:
+            room.writes_to_uv_cache()
             await with_uv_version(request, work, shadow=shadow, folder=target.path)
             return Made({})
 
@@ -163,9 +170,14 @@ class Environments:
 
 
 async def _fill(
-    request: Request, lock: Lock, work: Work, shadow: Path, target: Build, _report: Report
+    request: Request, lock: Lock, work: Work, shadow: Path, target: Build, _report: Report, room: Room
 ) -> Made:
-    built = await build(lock, request, work, shadow=shadow, target=target.path / "venv")
+    room.writes_to_uv_cache()
+    downloads = _Downloads(lock, request, work, room, shadow)
+    work = replace(work, report=downloads)
+    built = await build(
+        lock, request, work, shadow=shadow, target=target.path / "venv", ahead=downloads.ahead
+    )
     facts = worker_facts(target.path / "venv", work.interpreter)
     details = {
         "python": facts.py_executable,
@@ -174,12 +186,42 @@ async def _fill(
         "site_packages": str(built.site_packages),
         "pins": [list(pin) for pin in lock.pins],
     }
-    return Made(details, units=await asyncio.to_thread(_units, built.site_packages, target))
+    units = await asyncio.to_thread(_units, built.site_packages, target)
+    return Made(details, fetched_bytes=downloads.fetched, units=units)
 
 
 def _units(site_packages: Path, target: Build) -> dict[str, str]:
     with acting_as(target.owner):
         return wheel_files(site_packages, target.path)
+
+
+class _Downloads:
+    """Sees to room for what uv downloads, from what it knows before and what it says meanwhile.
+
+    Attributes:
+        fetched: bytes of the downloads, as far as uv has told.
+    """
+
+    def __init__(self, lock: Lock, request: Request, work: Work, room: Room, shadow: Path) -> None:
+        self._lock, self._request, self._work, self._room, self._shadow = lock, request, work, room, shadow
+        self._announced: dict[str, int] = {}
+        self.fetched = 0
+
+    async def ahead(self, lock_file: Path) -> None:
+        """Goes on once what is ahead has room."""
+        lines = len(self._lock.lines)
+        found = await estimate(lines, self._request, self._work, shadow=self._shadow, lock_file=lock_file)
+        self.fetched = found.downloads
+        await self._room.secure(found.bytes)
+
+    def __call__(self, phase: str, detail: str = "", *, done: int = 0, total: int = 0) -> None:
+        """A step of the build."""
+        if phase == "downloading" and total:
+            self._announced[detail] = total
+            downloads = sum(self._announced.values())
+            self.fetched = max(self.fetched, downloads)
+            self._room.need(linked(len(self._lock.lines)) + downloads * UNPACKED)
+        self._work.report(phase, detail, done=done, total=total)
 
 
 def _summary(request: Request, lock: Lock) -> str:

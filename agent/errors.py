@@ -11,9 +11,14 @@ from typing import ClassVar
 
 
 class Retry(Enum):
-    """Whether another attempt can succeed without anybody changing anything."""
+    """Whether another attempt can succeed without anybody changing anything.
+
+    ``LATER``: once somebody else has gone. It was waited for as long as that makes sense, so the manager does
+    not try again; whoever asks later may have it.
+    """
 
     PERMANENT = "permanent"
+    LATER = "later"
     TRANSIENT = "transient"
 
 
@@ -121,11 +126,20 @@ class ToolMissingError(EnvError):
 
 
 class OutOfSpaceError(EnvError):
-    """The disk or the budget has no room now."""
+    """The disk or the budget has no room now, and nothing that would be waited for gives any."""
 
     code = "no_space"
-    retry = Retry.TRANSIENT
+    retry = Retry.LATER
     title = "does not fit on the disk"
+
+
+class DiskFullError(OutOfSpaceError):
+    """A write failed for want of space: somebody else filled the disk, or the object is larger than thought.
+
+    It is tried again once the disk has room.
+    """
+
+    retry = Retry.TRANSIENT
 
 
 class NeverFitsError(OutOfSpaceError):

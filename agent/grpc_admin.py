@@ -186,5 +186,5 @@ def _progress(event: Event) -> pb.ProgressEvent:
 
 def _failure(error: EnvError) -> pb.CreateRuntimeEnvFailure:
     return pb.CreateRuntimeEnvFailure(
-        code=error.code, message=str(error), transient=error.retry is Retry.TRANSIENT
+        code=error.code, message=str(error), transient=error.retry is not Retry.PERMANENT
     )

@@ -15,13 +15,14 @@ from functools import partial
 from typing import Any
 
 from ray_envd.agent.envs import EnvState, ReadyEnv, SessionEnvs, record_of, recorded
-from ray_envd.agent.errors import DrainingError, EnvError, Retry, SetupTimeoutError, unexpected
+from ray_envd.agent.errors import DiskFullError, DrainingError, EnvError, Retry, SetupTimeoutError, unexpected
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.once import Once
 from ray_envd.agent.preparation import Preparation
 from ray_envd.agent.progress import Listener, Progress
 from ray_envd.agent.quota import excess
 from ray_envd.agent.redaction import Redactor, secrets_in_urls
+from ray_envd.agent.room import disk_full
 from ray_envd.agent.sessions import Session
 from ray_envd.agent.setup_log import SetupLog, SetupLogWriter
 from ray_envd.agent.spec import RuntimeEnvSpec, digest_of_serialized, parse, shown
@@ -266,12 +267,15 @@ class Manager:
                 try:
                     return await self._prepare(session, spec, progress, started)
                 except EnvError as error:
-                    if error.retry is Retry.PERMANENT or attempt >= session.settings.retry_times:
+                    if error.retry is not Retry.TRANSIENT or attempt >= session.settings.retry_times:
                         self._of(session).fail(spec.digest, spec.redacted, error, started)
                         raise
                     pause = session.settings.retry_interval * 2 ** (attempt - 1)
                     progress.report("runtime_env", "attempt failed", f"{error.cause}; again in {pause:g} s")
                     await asyncio.sleep(pause)
+                    if isinstance(error, DiskFullError):
+                        # Not before there is room again: it would only fail once more.
+                        await self.workshop.space.disk_again(partial(progress.report, "runtime_env"))
                     attempt += 1
                 except Exception as bug:  # noqa: BLE001 - logged; the raylet gets a reply
                     # Whatever it is, the raylet gets a reply, and the traceback stays here.
@@ -283,7 +287,10 @@ class Manager:
     async def _prepare(
         self, session: Session, spec: RuntimeEnvSpec, progress: Progress, started: float
     ) -> ReadyEnv:
-        prepared = await self._preparation.run(session, spec, progress)
+        try:
+            prepared = await self._preparation.run(session, spec, progress)
+        except OSError as error:
+            raise disk_full(error) or error from None
         try:
             creation_ms = round((time.monotonic() - started) * 1000)
             env = ReadyEnv(
@@ -301,6 +308,8 @@ class Manager:
             )
         except NotFoundError:
             raise DrainingError("the session has ended") from None
+        except OSError as error:
+            raise disk_full(error) or error from None
         finally:
             prepared.close()
         self._of(session).add(spec.digest, env)

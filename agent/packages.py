@@ -9,6 +9,7 @@ not fail an env whose package is here.
 import asyncio
 import re
 import secrets
+from collections.abc import Callable, Hashable
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,13 +17,16 @@ from urllib.parse import urlsplit
 from ray_envd.agent.errors import NetworkError
 from ray_envd.agent.fetch import FetchContext, GcsEndpoint, fetch, validator
 from ray_envd.agent.redaction import redact_urls
+from ray_envd.agent.room import Report, Room
 from ray_envd.agent.sessions import Session
-from ray_envd.agent.workshop import Bench, Made, Report
+from ray_envd.agent.workshop import Bench, Made
 from ray_envd.cache.keys import ObjectKey, digest_of
 from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.store import Build, Entry
 
 _UNREACHABLE = "unreachable"
+#: Set aside for a package of unknown size until more is known: the bytes of a few reports of the download.
+_GUESS_BYTES = 8 * 1024**2
 _WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,250}\.whl")
 
 
@@ -43,14 +47,16 @@ class Packages:
         if known is not None:
             return known, False
         context = self._context(bench)
-        token = await self._token(uri, fresh, context, bench, field)
+        sizes: list[int] = []
+        token = await self._token(uri, fresh, context, bench, field, sizes.append)
         version = digest_of("package", uri, token)
         known = bench.linked(fresh, expired=True) if token is _UNREACHABLE else bench.linked(version)
         if known is not None:
             await bench.link(fresh, known.key, None if _is_immutable(uri) else self._ttl)
             return known, False
-        download = partial(self._download, uri, context, field)
-        key = await bench.share(("package", bench.session.owner.uid, version), download)
+        name = ("package", bench.session.owner.uid, version)
+        download = partial(self._download, name, uri, context, field, max(sizes, default=_GUESS_BYTES))
+        key = await bench.share(name, download)
         entry = bench.hold(key)
         if entry is None:  # collected between its arrival and now
             raise NetworkError("the package was collected before it could be used", field=field)
@@ -60,38 +66,54 @@ class Packages:
         return entry, True
 
     async def _token(
-        self, uri: str, fresh: str, context: FetchContext, bench: Bench, field: str
+        self,
+        uri: str,
+        fresh: str,
+        context: FetchContext,
+        bench: Bench,
+        field: str,
+        sized: Callable[[int], None],
     ) -> str | None:
-        """The source's token of freshness; a source out of reach is forgiven if the package is here."""
+        """The source's token of freshness; a source out of reach is forgiven if the package is here.
+
+        ``sized`` hears the package's size, if the source tells it.
+        """
         if not bench.was_linked(fresh) and _is_immutable(uri):
             return uri
         try:
-            return await validator(uri, context, field=field)
+            return await validator(uri, context, field=field, report=lambda _done, total: sized(total))
         except NetworkError as error:
             if not bench.was_linked(fresh):
                 raise
             bench.reporter(field)("source not reachable, the stored package is used", error.cause)
             return _UNREACHABLE
 
-    async def _download(self, uri: str, context: FetchContext, field: str, bench: Bench) -> ObjectKey:
-        report = bench.reporter(field)
+    async def _download(
+        self, name: Hashable, uri: str, context: FetchContext, field: str, size: int, bench: Bench
+    ) -> ObjectKey:
         shown = redact_urls(uri.partition("#")[0])
-        report("downloading", shown)
-        staging = await bench.thread(_staging_file, bench)
-        try:
-            fetched = await fetch(
-                uri,
-                staging,
-                context,
-                field=field,
-                report=lambda done, total: report("downloading", shown, done=done, total=total),
-            )
-            key = bench.key("archive", fetched.sha256)
-            fill = partial(_move_in, staging, _file_name(uri), bench.session.owner)
-            await bench.obtain(key, fill, field=field, summary=shown, reserve=fetched.bytes)
-        finally:
-            await asyncio.shield(bench.thread(_discard, staging, bench.session.owner))
-        return key
+        report = bench.reporter(field)
+
+        async def work(room: Room) -> ObjectKey:
+            report("downloading", shown)
+            staging = await bench.thread(_staging_file, bench)
+            room.writes_to(staging, bench.session.owner)
+
+            def heard(done: int, total: int) -> None:
+                # Of what comes without a size, more is set aside than has come.
+                room.need(total or done + max(done // 4, _GUESS_BYTES))
+                report("downloading", shown, done=done, total=total)
+
+            try:
+                fetched = await fetch(uri, staging, context, field=field, report=heard, secure=room.secure)
+                key = bench.key("archive", fetched.sha256)
+                fill = partial(_move_in, staging, _file_name(uri), bench.session.owner, fetched.bytes)
+                await bench.obtain(key, fill, field=field, summary=shown, reserve=0)
+            finally:
+                await asyncio.shield(bench.thread(_discard, staging, bench.session.owner))
+            return key
+
+        return await bench.workshop.space.run(name, size, work, field=field, report=report)
 
     def _context(self, bench: Bench) -> FetchContext:
         session = bench.session
@@ -128,13 +150,15 @@ def _staging_file(bench: Bench) -> Path:
     return bench.staging() / f"download-{secrets.token_hex(8)}"
 
 
-async def _move_in(staging: Path, name: str, owner: Owner, build: Build, _report: Report) -> Made:
+async def _move_in(
+    staging: Path, name: str, owner: Owner, size: int, build: Build, _report: Report, _room: Room
+) -> Made:
     def move() -> None:
         with acting_as(owner):
             staging.replace(build.path / name)
 
     await asyncio.to_thread(move)
-    return Made({"file": name}, stamped=(name,))
+    return Made({"file": name}, fetched_bytes=size, stamped=(name,))
 
 
 def _file_name(uri: str) -> str:

@@ -73,7 +73,9 @@ class Daemon:
         limits = ArchiveLimits(total_bytes=settings.archive_max_bytes, ratio=int(settings.archive_max_ratio))
         self._trees = Trees()
         budget = Budget(
-            settings.budget_bytes, lambda: shutil.disk_usage(settings.store).free, settings.min_free_bytes
+            min(settings.budget_bytes, settings.disk_bytes - settings.min_free_bytes),
+            lambda: shutil.disk_usage(settings.store).free,
+            settings.min_free_bytes,
         )
         self.workshop = Workshop(store, budget, self.metrics, settings.build_parallelism)
         self.references = References.open(store.layout.sessions)
@@ -90,7 +92,7 @@ class Daemon:
             self.metrics,
         )
         self.collector = Collector(self.workshop, self.references, _limits(settings))
-        self.workshop.make_room = self.collector.make_room
+        self.workshop.space.rooms = self.collector
         self.workshop.after_build = self.collector.poke
         self.manager.on_release = self.collector.poke
         self.links = LinkServer(

@@ -24,9 +24,9 @@ from typing import Any, TypeVar
 from ray_envd.agent import tree_files
 from ray_envd.agent.errors import ArchiveError, EnvError
 from ray_envd.agent.once import Once
+from ray_envd.agent.room import Report, disk_full
 from ray_envd.agent.sessions import Session
 from ray_envd.agent.tree_files import Make, Record
-from ray_envd.agent.workshop import Report
 from ray_envd.cache.errors import UnsafeArchiveError
 from ray_envd.cache.owner import Owner
 
@@ -123,7 +123,7 @@ class Trees:
         except UnsafeArchiveError as error:
             raise ArchiveError(str(error), field=field, remedy="make the package anew") from error
         except OSError as error:
-            raise EnvError(
+            raise disk_full(error, field) or EnvError(
                 f"cannot write to {path.parent}: {error.strerror}",
                 field=field,
                 remedy="check that the cluster's temporary folder is writable and has space",

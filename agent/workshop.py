@@ -12,29 +12,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from ray_envd.agent.errors import EnvError, NeverFitsError, OutOfSpaceError
+from ray_envd.agent.errors import EnvError
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.once import Once
 from ray_envd.agent.progress import Event, Progress
+from ray_envd.agent.room import Report, Room, Space, disk_full
 from ray_envd.agent.sessions import Session
 from ray_envd.agent.spec import RuntimeEnvSpec
+from ray_envd.agent.uv_caches import UvCaches
 from ray_envd.cache import errors as cache_errors
-from ray_envd.cache.budget import Budget, Reservation
+from ray_envd.cache.budget import Budget
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.owner import Owner
 from ray_envd.cache.store import Build, Entry, Store
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class Report(Protocol):
-    """How a builder tells its progress; the field is known."""
-
-    def __call__(self, phase: str, detail: str = "", *, done: int = 0, total: int = 0) -> None:
-        """Reports a step; on the event loop."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +49,8 @@ class Made:
     stamped: tuple[str, ...] = ()
 
 
-#: Fills ``build.path``.
-Builder = Callable[[Build, Report], Awaitable[Made]]
-#: Frees so many bytes if it can; returns how many it freed.
-MakeRoom = Callable[[int], Awaitable[int]]
+#: Fills ``build.path`` within its room.
+Builder = Callable[[Build, Report, Room], Awaitable[Made]]
 
 
 class Workshop:
@@ -67,9 +60,8 @@ class Workshop:
         self.store = store
         self.metrics = metrics
         self.once = Once()
-        self.make_room: MakeRoom | None = None
+        self.space = Space(budget, store.stored_bytes, self.thread, UvCaches(store, self.thread))
         self.after_build: Callable[[], None] = lambda: None
-        self._budget = budget
         self._slots = asyncio.Semaphore(parallelism)
         self._progress: dict[Hashable, Progress] = {}
         self._threads = ThreadPoolExecutor(max_workers=16, thread_name_prefix="store")
@@ -95,6 +87,8 @@ class Workshop:
         listener: Callable[[Event], None],
     ) -> tuple[Entry, bool]:
         """The object of this key, held once for the caller, and whether it had to be built.
+
+        ``reserve`` is how many bytes are set aside for its build; none if the caller has a room for them.
 
         Raises:
             EnvError: the builder's own, or there is no room.
@@ -137,29 +131,39 @@ class Workshop:
         self.metrics.building.inc()
         outcome = "failed"
         try:
-            with await self._reserve(reserve, field):
+            report = partial(progress.report, field)
+
+            async def work(room: Room) -> None:
                 async with self._slots:
-                    await self._build(key, owner, builder, partial(progress.report, field), summary)
+                    try:
+                        await self._build(key, owner, builder, report, summary, room)
+                    except OSError as error:
+                        raise _disk_error(error, field) from error
+
+            await self.space.run(key, reserve, work, field=field, report=report)
             outcome = "built"
         except asyncio.CancelledError:
             outcome = "cancelled"
             raise
-        except cache_errors.NoRoomError as error:
-            raise OutOfSpaceError(str(error), field=field) from error
-        except OSError as error:
-            raise _disk_error(error, field) from error
         finally:
             self.metrics.building.dec()
             self.metrics.builds.labels(key.kind, outcome).inc()
             self.after_build()
 
     async def _build(
-        self, key: ObjectKey, owner: Owner, builder: Builder, report: Report, summary: str
+        self,
+        key: ObjectKey,
+        owner: Owner,
+        builder: Builder,
+        report: Report,
+        summary: str,
+        room: Room,
     ) -> None:
         started = time.monotonic()
         build = await self._begin(key, owner)
+        room.writes_to(build.path, owner)
         try:
-            made = await builder(build, report)
+            made = await builder(build, report, room)
         except BaseException:
             # Also when cancelled: the folder must be gone before anybody builds this key again.
             await _to_the_end(self.thread(self._abandon, build))
@@ -193,24 +197,6 @@ class Workshop:
         except (OSError, cache_errors.StoreError):
             _log.exception("an unfinished build could not be cleared away")
 
-    async def _reserve(self, size: int, field: str) -> Reservation:
-        try:
-            return await self._try_reserve(size)
-        except cache_errors.NeverFitsError as error:
-            raise NeverFitsError(str(error), field=field, remedy="raise the daemon's max_bytes") from error
-        except cache_errors.NoRoomError as error:
-            if self.make_room is not None and await self.make_room(size):
-                return await self._try_reserve(size)
-            raise OutOfSpaceError(
-                str(error),
-                field=field,
-                remedy="free disk space, raise the daemon's max_bytes, or end jobs that hold other envs",
-            ) from error
-
-    async def _try_reserve(self, size: int) -> Reservation:
-        reserving = self.thread(self._budget.reserve, size, self.store.stored_bytes())
-        return await _kept(reserving, lambda made: self.thread(made.release))
-
 
 async def _kept(making: Awaitable[T], undo: Callable[[T], Awaitable[None]]) -> T:
     """Awaits something that must not get lost: if the caller is cancelled meanwhile, it is undone."""
@@ -235,9 +221,9 @@ async def _to_the_end(work: Awaitable[None]) -> None:
 
 
 def _disk_error(error: OSError, field: str) -> EnvError:
-    if error.errno == 28:  # noqa: PLR2004 - ENOSPC
-        return OutOfSpaceError(f"the disk is full ({error.filename})", field=field, remedy="free disk space")
-    return EnvError(f"{error.strerror}: {error.filename}", field=field, remedy="see the daemon's log")
+    return disk_full(error, field) or EnvError(
+        f"{error.strerror}: {error.filename}", field=field, remedy="see the daemon's log"
+    )
 
 
 class Bench:

@@ -36,9 +36,12 @@ def collect(
     now: float,
     target: int | None = None,
     dry_run: bool = False,
-    extra_bytes: int = 0,
+    uv_cache_bytes: int = 0,
 ) -> Collected:
     """Plans and carries out a collection; blocking. See :func:`ray_envd.cache.gc.plan` for the arguments.
+
+    ``uv_cache_bytes`` is what uv's caches hold. They will give up what only they and a victim have, so the
+    plan counts it as freed; the caller sees to it.
 
     Between plan and deed an object may have come into use: it is asked again, under the store's lock, and
     stays. One that cannot be deleted does not keep the others.
@@ -47,14 +50,15 @@ def collect(
     def busy(key: ObjectKey) -> bool:
         return references.is_referenced(key) or store.is_held(key)
 
+    ledger = store.ledger()
     planned = plan(
         store.entries(),
-        ledger=store.ledger(),
+        ledger=ledger.without_outside(),
         busy=busy,
         limits=limits,
         now=now,
         target=target,
-        extra_bytes=extra_bytes,
+        extra_bytes=max(0, uv_cache_bytes - ledger.outside),
     )
     if dry_run:
         return Collected(planned.victims, planned.freed, planned.remaining)
@@ -69,7 +73,7 @@ def collect(
             _log.warning("%s of uid %d could not be deleted: %s", key.id, key.owner, error)
         else:
             gone.append(victim)
-    return Collected(tuple(gone), freed, store.stored_bytes() + extra_bytes)
+    return Collected(tuple(gone), freed, store.stored_bytes() + uv_cache_bytes)
 
 
 def remove(store: Store, references: References, entry: Entry) -> int:

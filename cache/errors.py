@@ -35,7 +35,17 @@ class NotReferencedError(StoreError):
 
 
 class NoRoomError(StoreError):
-    """The bytes do not fit now; they may after a collection."""
+    """The bytes do not fit now; they may after a collection.
+
+    Attributes:
+        missing: how many bytes more would have to be free.
+        of_disk: it is the disk that has too few, and not the budget.
+    """
+
+    def __init__(self, message: str, missing: int = 0, *, of_disk: bool = False) -> None:
+        """The message says who holds how much."""
+        super().__init__(message)
+        self.missing, self.of_disk = missing, of_disk
 
 
 class NeverFitsError(NoRoomError):

@@ -1,7 +1,7 @@
 """Who shares what: the arithmetic of sizes in a store where files are linked and not copied. Pure values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_envd.cache.sizes import Size
 
@@ -37,6 +37,17 @@ class Ledger:
     def total(self) -> int:
         """Bytes on disk of all objects: each file once, those of uv's cache not (it is counted by itself)."""
         return self.private + sum(share.bytes for share in self.shares.values() if not share.outside)
+
+    @property
+    def outside(self) -> int:
+        """Bytes that objects share with uv's cache."""
+        return sum(share.bytes for share in self.shares.values() if share.outside)
+
+    def without_outside(self) -> "Ledger":
+        """The sizes once uv's cache has given up what it shares with objects: then their removal frees it."""
+        return Ledger(
+            self.private, {name: replace(share, outside=False) for name, share in self.shares.items()}
+        )
 
     def exclusive(self, size: Size) -> int:
         """What removing an object of this size would free: what it has and nobody else."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_envd.agent import process
-from ray_envd.agent.errors import DownloadError, EnvError, NetworkError, NeverFitsError, OutOfSpaceError
+from ray_envd.agent.errors import DiskFullError, DownloadError, EnvError, NetworkError, NeverFitsError
 from ray_envd.agent.fetch.context import FetchContext, Report
 from ray_envd.agent.fetch.uri import Uri
 from ray_envd.agent.redaction import Redactor, secrets_of_environment
@@ -45,7 +45,7 @@ _ERRORS: Mapping[str, type[EnvError]] = {
     "permanent": DownloadError,
     "network": NetworkError,
     "too_large": NeverFitsError,
-    "no_space": OutOfSpaceError,
+    "no_space": DiskFullError,
     "destination": DownloadError,
 }
 
@@ -59,7 +59,7 @@ async def run(
         The program's result.
 
     Raises:
-        DownloadError, NetworkError, NeverFitsError, OutOfSpaceError: as the program says.
+        DownloadError, NetworkError, NeverFitsError, DiskFullError: as the program says.
         ToolMissingError: the owner may not run the daemon's interpreter.
     """
     environment = selected(context)

@@ -4,11 +4,11 @@ import asyncio
 import errno
 import os
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_envd.agent.errors import DownloadError, NeverFitsError, OutOfSpaceError
+from ray_envd.agent.errors import DiskFullError, DownloadError, NeverFitsError
 from ray_envd.agent.fetch import child, gcs
 from ray_envd.agent.fetch.context import FetchContext, Fetched, GcsEndpoint, Report
 from ray_envd.agent.fetch.uri import GCS, Uri, parse_uri
@@ -18,13 +18,26 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+#: Awaited with the number of bytes that are about to be written.
+Secure = Callable[[int], Awaitable[None]]
+
+
+def _nobody(_done: int, _total: int) -> None:
+    """Nobody wants to know."""
+
+
+async def _anything(_size: int) -> None:
+    """There is room for anything."""
+
+
 async def fetch(
     uri: str,
     destination: Path,
     context: FetchContext,
     *,
     field: str,
-    report: Report = lambda _done, _total: None,
+    report: Report = _nobody,
+    secure: Secure = _anything,
 ) -> Fetched:
     """Gets the package of a URI into a new file of mode 0600 that belongs to the context's owner.
 
@@ -36,21 +49,22 @@ async def fetch(
         destination: does not exist; the owner may write in its folder.
         context: on whose behalf.
         field: for messages, and for the extensions that are allowed.
-        report: called on the event loop.
+        report: called on the event loop, first of all with the size if the source tells it.
+        secure: awaited before anything is written, where all has arrived by then.
 
     Raises:
         InvalidSpecError: the URI is not valid.
         DownloadError: not found, denied, wrong digest; it will not be otherwise next time.
         NetworkError: not reachable, cut off, a server's failure; it may be otherwise next time.
         NeverFitsError: larger than ``max_bytes``.
-        OutOfSpaceError: no room on the disk now.
+        DiskFullError: no room on the disk now.
     """
     parsed = parse_uri(uri, field)
     await asyncio.to_thread(_require_absent, destination, context, field)
     arrived = False
     try:
         if parsed.scheme == GCS:
-            fetched = await _from_gcs(parsed, destination, context, field, report)
+            fetched = await _from_gcs(parsed, destination, context, field, report, secure)
         else:
             result = await child.run(parsed, destination, context, field=field, report=report)
             fetched = _fetched(result, field)
@@ -63,8 +77,10 @@ async def fetch(
     return fetched
 
 
-async def validator(uri: str, context: FetchContext, *, field: str) -> str | None:
+async def validator(uri: str, context: FetchContext, *, field: str, report: Report = _nobody) -> str | None:
     """A token that changes when the package does, had without downloading; None where the source has none.
+
+    ``report`` is told the size, if the source tells it.
 
     ``gcs://`` names are made of the content: the URI is the token, and with ``#sha256=`` the digest is.
     A file has device, inode, time and size; the others an ETag, else time and size.
@@ -77,8 +93,10 @@ async def validator(uri: str, context: FetchContext, *, field: str) -> str | Non
         return parsed.text
     if parsed.sha256 is not None:
         return f"sha256 {parsed.sha256}"
-    result = await child.run(parsed, None, context, field=field, report=lambda _done, _total: None)
-    token = result.get("validator")
+    result = await child.run(parsed, None, context, field=field, report=_nobody)
+    token, size = result.get("validator"), result.get("bytes")
+    if isinstance(size, int):
+        report(0, size)
     return None if token is None else str(token)
 
 
@@ -90,7 +108,7 @@ def _fetched(result: Mapping[str, Any], field: str) -> Fetched:
 
 
 async def _from_gcs(
-    uri: Uri, destination: Path, context: FetchContext, field: str, report: Report
+    uri: Uri, destination: Path, context: FetchContext, field: str, report: Report, secure: Secure
 ) -> Fetched:
     endpoint = _endpoint(context, field)
     value = await gcs.get(uri.text, endpoint, context.owner, field=field)
@@ -100,10 +118,11 @@ async def _from_gcs(
             f"{uri.shown}: the file has {len(value)} bytes, and at most {context.max_bytes} fit here",
             field=field,
         )
+    await secure(len(value))
     try:
         digest = await _to_the_end(asyncio.to_thread(gcs.save, value, destination, context.owner))
     except OSError as error:
-        kind = OutOfSpaceError if error.errno in _NO_SPACE else DownloadError
+        kind = DiskFullError if error.errno in _NO_SPACE else DownloadError
         raise kind(f"{uri.shown}: the file cannot be written: {error.strerror}", field=field) from error
     return Fetched(digest, len(value), uri.text)
 

@@ -31,7 +31,7 @@ def main() -> int:
     try:
         with open_source(request["uri"], head=destination is None) as source:
             if destination is None:
-                say({"result": {"validator": source.validator}})
+                say({"result": {"validator": source.validator, "bytes": source.total}})
             else:
                 say({"result": store(source, destination, request["max_bytes"])})
     except Failure as failure:

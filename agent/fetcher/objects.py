@@ -68,7 +68,8 @@ def opened(uri: str, environment: Mapping[str, str], *, head: bool) -> Iterator[
 def _source(uri: str, environment: Mapping[str, str], *, head: bool) -> Source:
     store, key = _STORES[urlsplit(uri).scheme](uri, environment)
     if head:
-        return Source(_validator(obstore.head(store, key)), None, iter(()))
+        meta = obstore.head(store, key)
+        return Source(_validator(meta), meta["size"], iter(()))
     result = obstore.get(store, key)
     return Source(_validator(result.meta), result.meta["size"], _chunks(result))
 

@@ -57,6 +57,7 @@ def store(source: Source, destination: str, max_bytes: int) -> dict[str, object]
     """
     if source.total is not None and source.total > max_bytes:
         raise _too_large(source.total, max_bytes)
+    say({"done": 0, "total": source.total or 0})  # so that the parent has room for it before it comes
     try:
         descriptor = os.open(destination, _NEW_FILE, 0o600)
     except OSError as error:

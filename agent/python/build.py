@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
@@ -40,10 +40,28 @@ class WorkerFacts:
     variables: dict[str, str]
 
 
-async def build(lock: Lock, request: Request, work: Work, *, shadow: Path, target: Path) -> Built:
+#: Awaited once, before anything is downloaded; the file holds what is to be installed.
+Ahead = Callable[[Path], Awaitable[None]]
+
+
+async def _anything(_lock_file: Path) -> None:
+    """Whatever is ahead, there is room for it."""
+
+
+async def build(
+    lock: Lock,
+    request: Request,
+    work: Work,
+    *,
+    shadow: Path,
+    target: Path,
+    ahead: Ahead = _anything,
+) -> Built:
     """Makes the environment at its final path, an empty or missing folder.
 
-    On any failure the target holds a torso that the caller removes.
+    On any failure the target holds a torso that the caller removes. Where uv's cache does not hold
+    everything, ``ahead`` is awaited before the rest is downloaded. Where the real pip is the engine, nobody
+    knows what is ahead, and it is not asked.
 
     Raises:
         EnvError: the tool failed; or packages conflict and the request asked for a check.
@@ -56,7 +74,7 @@ async def build(lock: Lock, request: Request, work: Work, *, shadow: Path, targe
     elif lock.lines:
         work.report("installing", f"{len(lock.lines)} packages")
         await asyncio.to_thread(_write, lock, request, work)
-        await _install(lock, request, work, shadow, target)
+        await _install(lock, request, work, shadow, target, ahead)
     await asyncio.to_thread(_finish, work, shadow, target)
     await _check_ray(work, site_packages)
     if request.check:
@@ -113,7 +131,9 @@ def _lock_file(work: Work) -> Path:
     return work.workdir / "lock.txt"
 
 
-async def _install(lock: Lock, request: Request, work: Work, shadow: Path, target: Path) -> None:
+async def _install(
+    lock: Lock, request: Request, work: Work, shadow: Path, target: Path, ahead: Ahead
+) -> None:
     arguments = [
         "pip",
         "install",
@@ -131,6 +151,7 @@ async def _install(lock: Lock, request: Request, work: Work, shadow: Path, targe
         offline = await uv.run(work, [*arguments, "--offline"], variables)
         if offline.returncode == 0:
             return
+    await ahead(_lock_file(work))
     await uv.run_checked(work, arguments, variables, doing="install the packages")
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from ray_envd.agent.errors import (
     BuildError,
+    DiskFullError,
     DownloadError,
     EnvError,
     InvalidSpecError,
     NetworkError,
-    OutOfSpaceError,
     ResolutionError,
 )
 
@@ -27,7 +27,7 @@ def _rule(pattern: str, error: type[EnvError], remedy: str) -> _Rule:
 
 #: The first match decides. The order is from what is certain to what is general.
 _RULES: Sequence[_Rule] = (
-    _rule(r"no space left on device|disk quota exceeded", OutOfSpaceError, "free disk space on the node"),
+    _rule(r"no space left on device|disk quota exceeded", DiskFullError, "free disk space on the node"),
     _rule(
         r"hash mismatch|do not match the hashes|hashes are required|must have a hash",
         DownloadError,

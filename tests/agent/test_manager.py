@@ -22,10 +22,11 @@ from ray_envd.agent.manager import Ask, Manager
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.preparation import Preparation
 from ray_envd.agent.progress import Event
+from ray_envd.agent.room import Report, Room
 from ray_envd.agent.sessions import Session, SessionSettings
 from ray_envd.agent.setup_log import SetupLogWriter
 from ray_envd.agent.trees import Trees
-from ray_envd.agent.workshop import Bench, Made, Report, Workshop
+from ray_envd.agent.workshop import Bench, Made, Workshop
 from ray_envd.cache.budget import Budget
 from ray_envd.cache.errors import NotReferencedError
 from ray_envd.cache.owner import Owner
@@ -50,7 +51,7 @@ class FakeInstaller:
     async def prepare(self, value: Any, bench: Bench) -> Contribution:
         key = bench.key("python", value["digest"])
 
-        async def fill(build: Build, report: Report) -> Made:
+        async def fill(build: Build, report: Report, _room: Room) -> Made:
             self.builds += 1
             report("building", "step")
             if self.work is not None:

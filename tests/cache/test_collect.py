@@ -24,7 +24,7 @@ def test_collection_frees_what_nobody_uses(store: Store, references: References)
     references.acquire("s", digest_of("env"))
     store.hold(entries["held"].key)
     store.pin(entries["pinned"].key)
-    done = collect(store, references, Limits(), now=SOON, target=0, extra_bytes=7)
+    done = collect(store, references, Limits(), now=SOON, target=0, uv_cache_bytes=7)
     assert {victim.entry.key for victim in done.victims} == {key("one"), key("two")}
     assert done.freed_bytes == entries["one"].size.apparent + entries["two"].size.apparent
     assert done.remaining_bytes == store.stored_bytes() + 7

@@ -4,11 +4,11 @@ import pytest
 
 from ray_envd.agent.errors import (
     BuildError,
+    DiskFullError,
     DownloadError,
     EnvError,
     InvalidSpecError,
     NetworkError,
-    OutOfSpaceError,
     ResolutionError,
 )
 from ray_envd.agent.python.tool_errors import classify
@@ -50,7 +50,7 @@ SAID: dict[str, tuple[type[EnvError], list[str]]] = {
         ],
     ),
     "uv disk": (
-        OutOfSpaceError,
+        DiskFullError,
         ["error: failed to write", "  cause: No space left on device (os error 28)"],
     ),
     "uv git": (
