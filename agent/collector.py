@@ -30,7 +30,7 @@ class Collector:
         self._workshop, self._references, self._limits = workshop, references, limits
         self._poked = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
-        self._looked = -_INTERVAL
+        self._due = 0.0  # monotonic seconds, when to look at the store again
 
     @property
     def _space(self) -> Space:
@@ -53,9 +53,10 @@ class Collector:
         """Looks after the store until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poked.wait(), _DISK_INTERVAL)
+                pause = min(_DISK_INTERVAL, max(0.0, self._due - time.monotonic()))
+                await asyncio.wait_for(self._poked.wait(), pause)
             try:
-                if self._poked.is_set() or time.monotonic() - self._looked >= _INTERVAL:
+                if self._poked.is_set() or time.monotonic() >= self._due:
                     await asyncio.sleep(_CALM)
                     await self._look()
                 else:
@@ -66,7 +67,7 @@ class Collector:
 
     async def _look(self) -> None:
         self._poked.clear()
-        self._looked = time.monotonic()
+        self._due = time.monotonic() + _INTERVAL
         await self._workshop.thread(self._workshop.store.flush)
         await self._workshop.thread(self._references.flush)
         if not self._uv.growth.is_settled or not self._uv.bytes:
@@ -79,6 +80,9 @@ class Collector:
         high = self._limits.high_bytes
         if (high is not None and self._space.used > high) or self._limits.kind_bytes:
             await self._reclaim(None, self._limits)
+            young = self._next_old_enough()
+            if young is not None and (self._limits.kind_bytes or self._space.used > (high or 0)):
+                self._due = min(self._due, time.monotonic() + young)
         await self._look_at_disk()
         self._space.changed()
 

@@ -28,14 +28,15 @@ def make_zip(path: Path, files: Mapping[str, str | bytes]) -> Path:
 class FileServer:
     """Serves files by their names.
 
-    ``status`` makes each answer that error, ``gate`` delays it while it is closed, ``cut`` is the byte after
-    which the connection breaks.
+    ``status`` makes each answer that error, ``gate`` delays it while it is closed, or what comes after the
+    byte ``halt``; ``cut`` is the byte after which the connection breaks.
     """
 
     def __init__(self, certificate: Path | None = None) -> None:
         self.files: dict[str, bytes] = {}
         self.status: int | None = None
         self.cut: int | None = None
+        self.halt = 0
         self.gate = threading.Event()
         self.gate.set()
         self.server = WebServer(self._answer, certificate)
@@ -59,13 +60,18 @@ class FileServer:
 
     def _answer(self, request: Request) -> None:
         name = unquote(request.path.partition("?")[0].lstrip("/"))
-        if request.command == "GET":
+        if request.command == "GET" and not self.halt:
             self.gate.wait(60)
         if self.status is not None:
             request.answer(b"broken", self.status)
         elif name in self.files:
             content = self.files[name]
-            request.answer(content[: self.cut], length=len(content), ETag=f'"{hash(content)}"')
+            first = content[: self.halt or self.cut]
+            request.answer(first, length=len(content), ETag=f'"{hash(content)}"')
+            if self.halt and request.command == "GET":
+                request.wfile.flush()
+                self.gate.wait(60)
+                request.wfile.write(content[self.halt : self.cut])
         else:
             request.answer(b"not found", 404)
 

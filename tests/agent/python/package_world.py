@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import http.server
+import io
 import json
 import os
 import subprocess
@@ -268,7 +269,11 @@ def clean_environment(home: Path) -> dict[str, str]:
 
 
 class Index:
-    """A simple index on loopback; counts what it was asked, and can be told to misbehave."""
+    """A simple index on loopback; counts what it was asked, and can be told to misbehave.
+
+    ``tells_sizes`` makes its pages JSON with the files' sizes, and offers their metadata alone, as PyPI does
+    (PEP 691, PEP 700, PEP 658).
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -277,6 +282,7 @@ class Index:
         self.status: int | None = None
         self.credentials: str | None = None
         self.stall: threading.Event | None = None
+        self.tells_sizes = False
         index = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -322,6 +328,9 @@ class Index:
             self._send(handler, self.status, b"broken")
         elif handler.path.startswith("/simple/"):
             name = handler.path.strip("/").split("/")[1]
+            if self.tells_sizes:
+                self._send_json(handler, name)
+                return
             links = [
                 f'<a href="/files/{file}#sha256={hashlib.sha256(data).hexdigest()}">{file}</a>'
                 for file, data in self.files.items()
@@ -329,9 +338,30 @@ class Index:
             ]
             page = f"<!DOCTYPE html><html><body>{''.join(links)}</body></html>".encode()
             self._send(handler, 200 if links else 404, page, ("Content-Type", "text/html"))
+        elif handler.path.endswith(".metadata"):
+            wheel = self.files[handler.path.rpartition("/")[2].removesuffix(".metadata")]
+            self._send(handler, 200, _metadata(wheel))
         else:
             data = self.files.get(handler.path.partition("?")[0].rpartition("/")[2])
             self._send(handler, 404 if data is None else 200, data or b"")
+
+    def _send_json(self, handler: http.server.BaseHTTPRequestHandler, name: str) -> None:
+        found = {file: data for file, data in self.files.items() if file.startswith(f"{name}-")}
+        files = [
+            {
+                "filename": file,
+                "url": f"/files/{file}",
+                "hashes": {"sha256": hashlib.sha256(data).hexdigest()},
+                "size": len(data),
+                "core-metadata": True,
+                "upload-time": "2024-01-01T00:00:00Z",
+            }
+            for file, data in found.items()
+        ]
+        versions = sorted({file.split("-")[1] for file in found})
+        page = {"meta": {"api-version": "1.1"}, "name": name, "versions": versions, "files": files}
+        header = ("Content-Type", "application/vnd.pypi.simple.v1+json")
+        self._send(handler, 200 if found else 404, json.dumps(page).encode(), header)
 
     @staticmethod
     def _send(
@@ -346,3 +376,8 @@ class Index:
                 handler.wfile.write(body)
         except OSError:
             pass  # the client has gone
+
+
+def _metadata(wheel: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(wheel)) as opened:
+        return opened.read(next(name for name in opened.namelist() if name.endswith(".dist-info/METADATA")))
