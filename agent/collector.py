@@ -170,13 +170,16 @@ class Collector:
         async with self._one_at_a_time:
             goal = self._goal(limits) if target is None else max(0, target)
             freed = await self._prune(goal)
+            if target is None and goal is not None:
+                # Also if the pruning has brought it below the high one.
+                limits = replace(limits, high_bytes=goal, low_bytes=goal)
             done = await self._workshop.thread(
                 collect,
                 self._workshop.store,
                 self._references,
                 limits,
                 now=time.time(),
-                target=goal,
+                target=target,
                 uv_cache_bytes=self._uv.growth.stored,
             )
             self._count(done)
