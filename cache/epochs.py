@@ -8,8 +8,10 @@ then, and nothing after it.
 
 uv's caches are in no epoch: uv writes them at any time during a build. A build therefore marks them unsettled
 before it begins; they are settled again by a sync during which nothing was being built. Found unsettled after
-a loss of power, they are thrown away. That mark itself is not waited for: file systems with a journal keep
-the order of renames, so where it is lost, what uv renamed into its cache later is lost as well.
+a loss of power, they are thrown away.
+
+The file itself is fsynced each time, also when it says less than before: a rename of what was not written may
+leave an empty file (xfs; ext4 with ``noauto_da_alloc``), and with that all trust would be lost.
 """
 
 import ctypes
@@ -42,7 +44,6 @@ class Epochs:
         self._same_boot = boot in {None, self._boot}
         self.current = self._ended + 1
         self._written = (self._ended, self._settled) if boot == self._boot else None
-        self._missing = boot is None
 
     def trusts(self, epoch: int) -> bool:
         """Whether what was committed in this epoch is on disk."""
@@ -54,7 +55,7 @@ class Epochs:
         return self._same_boot or self._settled
 
     def begin(self, newest: int) -> None:
-        """Recovery is done: whatever is there now counts as of this boot.
+        """Recovery is done: whatever is there now counts as of this boot; durable.
 
         Args:
             newest: the highest epoch of any marker.
@@ -67,18 +68,17 @@ class Epochs:
             # What was not trusted is gone; the rest is on disk, it was read from there.
             self._ended, self._settled = self.current - 1, True
         self._same_boot = True
-        # Without a file everything would be trusted; with any, at most too little is.
-        self._write(durable=self._missing)
+        self._write()
 
     def unsettle(self) -> None:
-        """Something is going to be built.
+        """Something is going to be built; durable.
 
         Raises:
             OSError: the disk.
         """
         if self._settled:
             self._settled = False
-            self._write(durable=False)
+            self._write()
 
     @property
     def is_synced(self) -> bool:
@@ -97,13 +97,13 @@ class Epochs:
             OSError: the disk.
         """
         self._ended, self._settled = epoch, settled
-        self._write(durable=True)
+        self._write()
 
-    def _write(self, *, durable: bool) -> None:
+    def _write(self) -> None:
         if self._written == (self._ended, self._settled):
             return
         value = {"boot": self._boot, "ended": self._ended, "settled": self._settled}
-        replace_file(self._path, json.dumps(value).encode(), durable=durable)
+        replace_file(self._path, json.dumps(value).encode())
         self._written = self._ended, self._settled
 
 
