@@ -11,7 +11,6 @@ write that fails is logged and does not fail what it was about: the next start f
 
 import errno
 import logging
-import shutil
 import sqlite3
 import zlib
 from collections import defaultdict
@@ -23,6 +22,7 @@ from typing import Any
 import diskcache
 
 from ray_envd.cache.keys import ObjectKey
+from ray_envd.cache.removal import remove_tree
 
 _log = logging.getLogger(__name__)
 _UNLIMITED = 2**62
@@ -168,8 +168,7 @@ def _is_full(error: Exception) -> bool:
 
 def _set_aside(folder: Path, aside: Path) -> None:
     try:
-        if aside.is_dir() and not aside.is_symlink():
-            shutil.rmtree(aside)
+        remove_tree(aside)
         folder.rename(aside)
     except OSError as error:
         _log.warning("cannot move %s: %s", folder, error)
