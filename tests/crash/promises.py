@@ -1,6 +1,7 @@
 """What must hold once a daemon serves again, whatever died before."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from helpers import wait_until
 from life import Life
@@ -11,13 +12,19 @@ from ray_envd.agent.pb import admin_pb2
 
 
 def check(life: Life, objects: Mapping[str, Manifest]) -> None:
-    """All of it. ``objects`` is the content of every object that the scenario can make, by id."""
+    """All of it; the life is over then. ``objects``: the content of all that the scenario can make, by id."""
+    holds(life, objects)
+    goes_on(life)
+
+
+def holds(life: Life, objects: Mapping[str, Manifest], *, damaged_catalog: bool = False) -> None:
+    """What was answered is so, what is referenced is there and whole, and nothing else is."""
+    assert damaged_catalog or not (life.store / "catalog-damaged").exists()
     _nothing_is_left_over(life)
     assert differences(life.store, objects) == []
     _what_was_answered_is_so(life)
     _references_are_exact(life)
     _what_is_referenced_works(life)
-    _the_daemon_can_go_on(life)
 
 
 def _nothing_is_left_over(life: Life) -> None:
@@ -28,12 +35,21 @@ def _nothing_is_left_over(life: Life) -> None:
 
 def _what_was_answered_is_so(life: Life) -> None:
     """The daemon knows what has a marker and nothing else; what was removed is gone, what was pinned is."""
-    listed = {each.id: each for each in life.listing().objects}
-    assert listed.keys() == markers(life.store).keys()
+    # What is damaged and not used is collected now and then.
+    wait_until(lambda: _listed(life).keys() == _on_disk(life), 5, "what is listed is what is there")
+    listed = _listed(life)
     assert not life.model.removed & listed.keys()
     for name, pinned in life.model.pinned.items():
         if name in listed or pinned:  # what was unpinned may have been collected since
             assert listed[name].pinned == pinned
+
+
+def _listed(life: Life) -> dict[str, Any]:
+    return {each.id: each for each in life.listing().objects}
+
+
+def _on_disk(life: Life) -> set[str]:
+    return {*markers(life.store), *damaged(life.store)}
 
 
 def _references_are_exact(life: Life) -> None:
@@ -64,7 +80,7 @@ def _what_is_referenced_works(life: Life) -> None:
             assert life.raylets[name].run(created, use.code) == use.prints
 
 
-def _the_daemon_can_go_on(life: Life) -> None:
+def goes_on(life: Life) -> None:
     """Every env can be had again, those that were there without a build; counts go to zero; all can go."""
     if not life.raylets:
         life.attach("late")

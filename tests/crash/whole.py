@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 #: The content of a tree: path in it -> digest of a file, target of a link.
@@ -29,44 +29,41 @@ def manifest(tree: Path, store: Path) -> Manifest:
 
 def markers(store: Path) -> dict[str, Path]:
     """The folders of all committed objects by their ids, as the markers say."""
-    found = {}
-    for marker in store.glob("markers-v1/*/*/*.json"):
-        uid, kind = marker.parts[-3:-1]
-        generation = json.loads(marker.read_bytes()).get("generation", 0)
-        name = f"{marker.stem}.{generation}" if generation else marker.stem
-        found[f"{kind}/{marker.stem}"] = store / "users" / uid / "objects-v1" / kind / name
-    return found
+    return {name: folder for name, folder, damage in _markers(store) if not damage}
 
 
-def damaged(store: Path) -> dict[str, str]:
-    """The objects that a marker calls damaged, and why."""
-    found = {}
-    for marker in store.glob("markers-v1/*/*/*.json"):
-        if reason := json.loads(marker.read_bytes()).get("damaged", ""):
-            found[f"{marker.parts[-2]}/{marker.stem}"] = str(reason)
-    return found
+def damaged(store: Path) -> dict[str, Path]:
+    """The folders of objects that are kept but never handed out, by ids with their generation."""
+    return {name: folder for name, folder, damage in _markers(store) if damage}
+
+
+def _markers(store: Path) -> Iterator[tuple[str, Path, bool]]:
+    """Id, folder, and whether it is damaged."""
+    for path in store.glob("markers-v1/*/*/*.json"):
+        uid, kind = path.parts[-3:-1]
+        folder = store / "users" / uid / "objects-v1" / kind
+        digest, _, rest = path.name.removesuffix(".json").partition(".")
+        generation = rest.removesuffix(".damaged") or json.loads(path.read_bytes()).get("generation", 0)
+        folder /= f"{digest}.{generation}" if int(generation) else digest
+        yield f"{kind}/{digest}" + (f".{generation}" if rest else ""), folder, bool(rest)
 
 
 def residue(store: Path) -> list[str]:
     """What unfinished work has left: staged files, trash, objects without marker, writes that did not end."""
-    committed = set(markers(store).values())
+    committed = {folder for _, folder, _ in _markers(store)}
     found = [path for name in ("staging", "trash") for path in store.glob(f"users/*/{name}/*")]
     found += [path for path in store.glob("users/*/objects-v1/*/*") if path not in committed]
     found += [path for path in committed if not path.is_dir()]
     found += store.glob("markers-v1/**/.*.new")
     found += store.glob("sessions-v1/**/.*.new")
     found += [path for path in store.glob("sessions-v1/*") if not (path / "session.json").exists()]
-    found += store.glob("catalog-damaged")
     return sorted(str(path.relative_to(store)) for path in found)
 
 
 def differences(store: Path, expected: Mapping[str, Manifest]) -> list[str]:
     """How the committed objects differ from what they should hold, and which nobody has asked for."""
-    bad = damaged(store)
     found = []
     for name, folder in markers(store).items():
-        if name in bad:
-            continue  # never handed out
         if name not in expected:
             found.append(f"{name}: nobody asked for it")
             continue

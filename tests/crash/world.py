@@ -7,15 +7,19 @@ import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from disk import Disk
 from fetch_servers import KeyValueStore
 from life import DiedError, Life, Use
+from power import PoweredLife
 from promises import check
 from scenario import make_interpreter, make_uses, scenario
 from shelf import quick_folder
 from shim import Shim, Step
 from whole import Manifest, manifest, markers
+
+L = TypeVar("L", bound=Life)
 
 
 @dataclass
@@ -73,11 +77,34 @@ class World:
             life.start()
             self.start_steps = life.steps()
 
+    def lose_power_at(self, step: int, recovery_step: int) -> list[Step]:
+        """As :meth:`kill_at`, with a loss of power in place of each kill; half of them beside a stranger."""
+        options = {"crash_at": step, "recovery_crash_at": recovery_step}
+        with self.powered_life(stranger=bool(step % 2), **options) as life:
+            return self._live(life)
+
+    def _live(self, life: Life) -> list[Step]:
+        try:
+            scenario(life)
+        except DiedError:
+            check(life, self.objects)
+        return life.crashes
+
     @contextlib.contextmanager
-    def life(self, **options: Any) -> Iterator[Life]:
-        """A new life in a folder of its own; ``options`` are Life's."""
+    def powered_life(self, *, stranger: bool, **options: Any) -> Iterator[PoweredLife]:
+        """A new life on a disk of its own."""
+        with contextlib.ExitStack() as stack:
+            place = Path(tempfile.mkdtemp(prefix="d", dir=self.folder))
+            disk = stack.enter_context(Disk.make(place))
+            if stranger:
+                stack.enter_context(disk.stranger())
+            yield stack.enter_context(self.life(PoweredLife, disk=disk, **options))
+
+    @contextlib.contextmanager
+    def life(self, kind: type[L] = Life, **options: Any) -> Iterator[L]:
+        """A new life in a folder of its own; ``options`` are the kind's."""
         folder = Path(tempfile.mkdtemp(prefix="l", dir=self.folder))
-        life = Life(folder, self.shim, self.uses, python=self.python, gcs=self.gcs.address, **options)
+        life = kind(folder, self.shim, self.uses, python=self.python, gcs=self.gcs.address, **options)
         try:
             yield life
         except BaseException as error:
@@ -94,8 +121,4 @@ class World:
         The second death may come too late for the recovery, and the first for the scenario.
         """
         with self.life(crash_at=step, recovery_crash_at=recovery_step) as life:
-            try:
-                scenario(life)
-            except DiedError:
-                check(life, self.objects)
-            return life.crashes
+            return self._live(life)

@@ -1,0 +1,99 @@
+"""A file system of its own whose power can fail: ext4 in a file, mounted by a loop device. Only for root.
+
+The power fails by the kernel's own word for it, FS_IOC_SHUTDOWN without a flush of the log, which xfstests
+uses too: from that instant nothing more is written to the device, and what was written is all that the next
+mount finds, after it has replayed the journal. So everything that was not synced is gone, but for what the
+kernel chose to write before. It does not tear or reorder what had been written: the device is taken to keep
+its word about flushes.
+
+The mount asks for the worst that ext4 allows: its journal is not committed by a timer, and files that are
+renamed over others are not written first (``noauto_da_alloc``). A stranger makes it worse: whoever else syncs
+a file on the same file system commits names and sizes of everybody's files, without their content.
+"""
+
+import contextlib
+import fcntl
+import os
+import struct
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+_SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN
+_NO_LOG_FLUSH = 2
+_BYTES = 192 * 1024**2
+
+
+class Disk:
+    """Use :meth:`make`.
+
+    Attributes:
+        folder: where it is mounted.
+    """
+
+    def __init__(self, image: Path, folder: Path) -> None:
+        self.folder, self._image = folder, image
+        self._mounted = threading.Lock()  # held by whoever has a file open, or changes what is mounted
+
+    @classmethod
+    @contextlib.contextmanager
+    def make(cls, place: Path) -> Iterator["Disk"]:
+        """A new one below a folder, mounted; unmounted in the end, whatever happened."""
+        disk = cls(place / "image", place / "mount")
+        disk.folder.mkdir()
+        with disk._image.open("wb") as file:
+            file.truncate(_BYTES)
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0", disk._image], check=True)
+        disk._mount()
+        try:
+            yield disk
+        finally:
+            disk._unmount()
+
+    def _mount(self) -> None:
+        options = "loop,commit=300,noauto_da_alloc"
+        subprocess.run(["mount", "-t", "ext4", "-o", options, self._image, self.folder], check=True)
+
+    def _unmount(self) -> None:
+        if subprocess.run(["umount", self.folder], check=False, capture_output=True).returncode:
+            # Somebody stands in it: it goes when he does, and its loop device with it.
+            subprocess.run(["umount", "--lazy", self.folder], check=False)
+
+    def fail(self) -> None:
+        """The power fails."""
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+        finally:
+            os.close(descriptor)
+
+    def restart(self) -> None:
+        """The power is back: what had been written is there. Nobody may stand in it."""
+        with self._mounted:
+            subprocess.run(["umount", self.folder], check=True)
+            self._mount()
+
+    @contextlib.contextmanager
+    def stranger(self) -> Iterator[None]:
+        """Somebody who syncs a file of his own all the time; see the module's text."""
+        stop = threading.Event()
+
+        def run() -> None:
+            while not stop.wait(0.01):
+                with self._mounted, contextlib.suppress(OSError):
+                    self._sync_a_file()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _sync_a_file(self) -> None:
+        with (self.folder / "stranger").open("w") as file:
+            file.write("x")
+            file.flush()
+            os.fsync(file.fileno())
