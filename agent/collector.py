@@ -19,6 +19,7 @@ from ray_envd.cache.text import bytes_text
 _log = logging.getLogger(__name__)
 _INTERVAL = 60.0  # seconds between looks at the store when nothing happens
 _DISK_INTERVAL = 5.0  # seconds between looks at the disk, which others fill too
+_MEASURE_INTERVAL = 600.0  # seconds between looks at uv's caches when nothing is built: others prune too
 _CALM = 0.5  # seconds to let a burst of events pass
 _AMPLE = 1.25  # where others have filled the disk, so many times its minimum is to be free again
 
@@ -70,15 +71,18 @@ class Collector:
         self._due = time.monotonic() + _INTERVAL
         await self._workshop.thread(self._workshop.store.flush)
         await self._workshop.thread(self._references.flush)
-        if not self._uv.growth.is_settled or not self._uv.bytes:
+        old = time.monotonic() - self._uv.measured > _MEASURE_INTERVAL
+        if old or not self._uv.growth.is_settled or not self._uv.bytes:
             await self._uv.measure()
         metrics, store = self._workshop.metrics, self._workshop.store
-        metrics.objects.set(len(store.entries()))
+        entries = store.entries()
+        metrics.objects.set(len(entries))
         metrics.stored_bytes.set(store.stored_bytes())
         metrics.uv_cache_bytes.set(self.uv_cache_bytes)
         metrics.references.set(self._references.total())
         high = self._limits.high_bytes
-        if (high is not None and self._space.used > high) or self._limits.kind_bytes:
+        damaged = any(entry.damaged for entry in entries)
+        if (high is not None and self._space.used > high) or self._limits.kind_bytes or damaged:
             await self._reclaim(None, self._limits)
             young = self._next_old_enough()
             if young is not None and (self._limits.kind_bytes or self._space.used > (high or 0)):

@@ -8,7 +8,9 @@ milliseconds each.
 
 import asyncio
 import logging
+import math
 import os
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -39,6 +41,7 @@ class UvCaches:
             True  # who else has the objects' files: not known at the start, nor after a prune
         )
         self.growth = Growth()
+        self.measured = -math.inf  # monotonic seconds
 
     @property
     def bytes(self) -> int:
@@ -57,7 +60,11 @@ class UvCaches:
                 folder = self._store.layout.user(owner.uid).uv_cache
                 meter = self._meters.setdefault(owner.uid, Meter(folder))
                 total += await self._thread(_as_owner, owner, meter.measure)
+            if total < self.growth.last:
+                # They gave something up, perhaps to a hand that nobody knows of.
+                await self._thread(self._store.refresh_units)
             self.growth.measured(total, mark)
+            self.measured = time.monotonic()
             return total
 
     async def spare(self) -> int:
@@ -69,16 +76,21 @@ class UvCaches:
 
         Those that were not used for longest go first. Returns how many bytes were freed.
         """
-        before = await self.measure()
+        before = await self._with_objects()
         for owner in await self._owners():
             if not await self._run(owner, ["cache", "prune"]):
                 continue
-            freed = before - await self.measure()
+            freed = before - await self._with_objects()
             if freed < missing:
                 await self._drop(owner, missing - freed)
-            if before - await self.measure() >= missing:
+                freed = before - await self._with_objects()
+            if freed >= missing:
                 break
-        return max(0, before - self.growth.last)
+        return max(0, before - await self._with_objects())
+
+    async def _with_objects(self) -> int:
+        """Their bytes now and those of all objects: what environments keep of them is not freed."""
+        return await self.measure() + self._store.stored_bytes()
 
     async def _drop(self, owner: Owner, missing: int) -> None:
         chosen: list[str] = []
