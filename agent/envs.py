@@ -97,8 +97,9 @@ class SessionEnvs:
         ready: those that can be given at once.
     """
 
-    def __init__(self, failure_ttl: float) -> None:
-        """A lasting failure is remembered for so many seconds."""
+    def __init__(self, failure_ttl: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """A lasting failure is remembered for so many seconds of the clock."""
+        self._clock = clock
         self.ready: dict[str, ReadyEnv] = {}
         self._failure_ttl = failure_ttl
         self._failures: dict[str, _Failure] = {}
@@ -139,7 +140,7 @@ class SessionEnvs:
             digest: of the env.
             runtime_env: masked, for people.
             error: what it failed with.
-            started: when its preparation began, on the monotonic clock.
+            started: when its preparation began, on the clock.
         """
         if isinstance(error, DrainingError):
             return
@@ -147,7 +148,7 @@ class SessionEnvs:
             del self._failures[next(iter(self._failures))]
         lasting = error.retry is Retry.PERMANENT
         ttl = self._failure_ttl if lasting else min(_TRANSIENT_TTL, self._failure_ttl)
-        now = time.monotonic()
+        now = self._clock()
         self._failures[digest] = _Failure(error, runtime_env, now + ttl, round((now - started) * 1000))
 
     def raise_known(self, digest: str) -> None:
@@ -155,7 +156,7 @@ class SessionEnvs:
         failure = self._failures.get(digest)
         if failure is None:
             return
-        if failure.until > time.monotonic():
+        if failure.until > self._clock():
             raise failure.error
         del self._failures[digest]
 
@@ -165,7 +166,7 @@ class SessionEnvs:
             digest: EnvState(env.runtime_env, count(digest), True, None, env.creation_ms)
             for digest, env in self.ready.items()
         }
-        now = time.monotonic()
+        now = self._clock()
         for digest, failure in self._failures.items():
             if failure.until > now:
                 text = str(failure.error)

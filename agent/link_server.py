@@ -94,17 +94,24 @@ class LinkServer:
 
     async def _attached(self, session: Session, hello: Hello, connection: socket.socket) -> None:
         await self._replace(session.id)
-        await self._manager.start_session(session)
-        face = HttpServer(RayletFace(session, self._manager), max_body=self._max_body)
-        await face.start(hello.listener)
-        self.sessions[session.id], self._faces[session.id] = session, face
+        # From here on, the end of an earlier connection does not end this session.
+        self.sessions[session.id] = session
+        try:
+            await self._manager.start_session(session)
+            face = HttpServer(RayletFace(session, self._manager), max_body=self._max_body)
+            await face.start(hello.listener)
+        except BaseException:
+            if self.sessions.get(session.id) is session:
+                del self.sessions[session.id]
+            raise
+        self._faces[session.id] = face
         self._on_change()
         _log.info("session %s attached: Ray %s, uid %d", session.id, session.ray_version, session.owner.uid)
         connection.setblocking(False)
         await self._answer(connection, {"ok": True, "version": __version__})
         await self._until_closed(connection)
         if self._faces.get(session.id) is face:
-            await self._ended(session)
+            await self._lost(session)
 
     async def _replace(self, session_id: str) -> None:
         """A link that says hello again on a new connection supersedes its old one."""
@@ -112,13 +119,23 @@ class LinkServer:
         if face is not None:
             await face.stop(deadline=5.0)
 
-    async def _ended(self, session: Session) -> None:
+    async def _lost(self, session: Session) -> None:
+        """Ends the session of a link that is gone, once its raylet is.
+
+        A raylet ends soon after its link. One that goes on has stock's agent in the link's place, and workers
+        that stand on objects of ours.
+        """
         session.connected = False
-        face = self._faces.pop(session.id)
-        self.sessions.pop(session.id, None)
-        await face.stop()
-        await self._manager.end_session(session.id)
-        self._on_change()
+        await self._faces.pop(session.id).stop()
+        facts = await asyncio.to_thread(session.facts)
+        while facts["raylet_visible"] and not await asyncio.to_thread(raylet_is_gone, facts):
+            if self.sessions.get(session.id) is not session:
+                return
+            await asyncio.sleep(_PAUSE)
+        if self.sessions.get(session.id) is session:
+            del self.sessions[session.id]
+            await self._manager.end_session(session.id)
+            self._on_change()
 
     async def _answer(self, connection: socket.socket, words: Mapping[str, Any]) -> None:
         connection.setblocking(False)

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ray_envd.agent.envs import EnvState, ReadyEnv, SessionEnvs, record_of, recorded
 from ray_envd.agent.errors import DiskFullError, DrainingError, EnvError, Retry, SetupTimeoutError, unexpected
@@ -80,11 +81,14 @@ class Manager:
         trees: Trees,
         logs: SetupLogWriter,
         metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.workshop, self.references, self.metrics = workshop, references, metrics
         self.on_release: Callable[[], None] = lambda: None
         self.draining = False
         self._preparation, self._trees, self._logs = preparation, trees, logs
+        self._clock = clock
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._once = Once()
         self._progress: dict[tuple[str, str], Progress] = {}
         self._envs: dict[str, SessionEnvs] = {}
@@ -94,17 +98,20 @@ class Manager:
 
     async def start_session(self, session: Session) -> None:
         """Registers a session, or finds the references of one that has come back."""
-        known = await self.workshop.thread(self._begin, session)
-        envs = self._envs.setdefault(session.id, SessionEnvs(session.settings.failure_ttl))
-        for digest, env in known.items():
-            if digest not in envs.ready:
-                envs.add(digest, env)
-                if not self.references.count(session.id, digest):
-                    envs.unused(digest)
-        used = {
-            each: env.trees for each, env in envs.ready.items() if self.references.count(session.id, each)
-        }
-        await self._trees.recover(session, used)
+        async with self._turn(session.id):
+            known = await self.workshop.thread(self._begin, session)
+            envs = self._envs.setdefault(session.id, self._no_envs(session))
+            for digest, env in known.items():
+                if digest not in envs.ready:
+                    envs.add(digest, env)
+                    self._note_idle(session, digest)
+            ready = envs.ready.items()
+            used = {each: env.trees for each, env in ready if self.references.count(session.id, each)}
+            await self._trees.recover(session, used)
+
+    def _turn(self, session_id: str) -> asyncio.Lock:
+        """Beginnings and ends of one session come one after the other, as they were asked for."""
+        return self._turns.setdefault(session_id, asyncio.Lock())
 
     def _begin(self, session: Session) -> dict[str, ReadyEnv]:
         """Blocking; of the envs that an earlier daemon left, those that can be given at once."""
@@ -117,15 +124,19 @@ class Manager:
 
     async def end_session(self, session_id: str) -> None:
         """Drops every reference of a session whose raylet is gone."""
-        self._envs.pop(session_id, None)
-        self._trees.forget(session_id)
-        dropped = await self.workshop.thread(self.references.end, session_id)
+        async with self._turn(session_id):
+            self._envs.pop(session_id, None)
+            self._trees.forget(session_id)
+            dropped = await self.workshop.thread(self.references.end, session_id)
         _log.info("session %s ended, %d references dropped", session_id, dropped)
         self.on_release()
 
     def _of(self, session: Session) -> SessionEnvs:
         """A session's envs; of one that has just ended, none that anybody else sees."""
-        return self._envs.get(session.id) or SessionEnvs(session.settings.failure_ttl)
+        return self._envs.get(session.id) or self._no_envs(session)
+
+    def _no_envs(self, session: Session) -> SessionEnvs:
+        return SessionEnvs(session.settings.failure_ttl, self._clock)
 
     # acquire
 
@@ -251,7 +262,7 @@ class Manager:
                 secrets=session.secrets,
             )
         except EnvError as error:
-            self._of(session).fail(digest, shown(ask.serialized), error, time.monotonic())
+            self._of(session).fail(digest, shown(ask.serialized), error, self._clock())
             redact = Redactor(session.secrets | secrets_in_urls(ask.serialized))
             log = SetupLog(self._logs, session, ask.job_id, ask.log_files, redact)
             log.write(str(error), "ERROR")
@@ -260,7 +271,7 @@ class Manager:
     async def _prepare_until_done(
         self, session: Session, spec: RuntimeEnvSpec, progress: Progress
     ) -> ReadyEnv:
-        started = time.monotonic()
+        started = self._clock()
         attempt = 1
         try:
             while True:
@@ -292,7 +303,7 @@ class Manager:
         except OSError as error:
             raise disk_full(error) or error from None
         try:
-            creation_ms = round((time.monotonic() - started) * 1000)
+            creation_ms = round((self._clock() - started) * 1000)
             env = ReadyEnv(
                 context=prepared.context,
                 objects=prepared.objects,
@@ -313,6 +324,7 @@ class Manager:
         finally:
             prepared.close()
         self._of(session).add(spec.digest, env)
+        self._note_idle(session, spec.digest)  # it stays so if nobody counts a reference
         return env
 
     # release and report
@@ -328,18 +340,32 @@ class Manager:
         digest = digest_of_serialized(serialized)
         left = self.references.release(session.id, digest)
         if left == 0:
+<<<<<<< HEAD
             self._trees.leave(session.id, digest)
             self._forget_idle(session, digest)
             self._trees.shrink(session)
+=======
+            self._note_idle(session, digest_of_serialized(serialized))
+            self._trees.shrink(session, partial(self._trees_in_use, session))
+>>>>>>> 27e3547 (A session's beginnings and ends come in turn; one whose raylet goes on without its link stays; envs that only Ray Client asked for are forgotten too)
             if session.settings.cache_bytes:
                 self._evict_excess(session)
             self.on_release()
 
+<<<<<<< HEAD
     def _forget_idle(self, session: Session, digest: str) -> None:
         forgotten = self._of(session).unused(digest)
         if forgotten is not None:
             oldest, env = forgotten
             self._trees.drop_layers(() if env is None else env.trees)
+=======
+    def _note_idle(self, session: Session, digest: str) -> None:
+        """Forgets the env that has been without references the longest, if there are too many such."""
+        if self.references.count(session.id, digest):
+            return
+        oldest = self._of(session).unused(digest)
+        if oldest is not None:
+>>>>>>> 27e3547 (A session's beginnings and ends come in turn; one whose raylet goes on without its link stays; envs that only Ray Client asked for are forgotten too)
             self._later(self._preparation.forget(session, oldest))
             self._later(self.workshop.thread(self.references.unbind, session.id, oldest))
 

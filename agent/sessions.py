@@ -127,13 +127,17 @@ class Session:
 
 
 def process_start(pid: int) -> int:
-    """The start time of a process in clock ticks after boot, 0 if there is none (proc(5), field 22)."""
+    """The start time of a process in clock ticks after boot (proc(5), field 22).
+
+    0 if there is none, or if it has ended and nobody has waited for it: that may never happen in a container.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return 0
     # The command in parentheses may hold spaces and parentheses itself; it ends at the last one.
-    return int(stat.rpartition(")")[2].split()[19])
+    fields = stat.rpartition(")")[2].split()
+    return 0 if fields[0] in "ZX" else int(fields[19])
 
 
 def raylet_is_gone(facts: Mapping[str, Any]) -> bool:
