@@ -340,32 +340,21 @@ class Manager:
         digest = digest_of_serialized(serialized)
         left = self.references.release(session.id, digest)
         if left == 0:
-<<<<<<< HEAD
             self._trees.leave(session.id, digest)
-            self._forget_idle(session, digest)
+            self._note_idle(session, digest)
             self._trees.shrink(session)
-=======
-            self._note_idle(session, digest_of_serialized(serialized))
-            self._trees.shrink(session, partial(self._trees_in_use, session))
->>>>>>> 27e3547 (A session's beginnings and ends come in turn; one whose raylet goes on without its link stays; envs that only Ray Client asked for are forgotten too)
             if session.settings.cache_bytes:
                 self._evict_excess(session)
             self.on_release()
 
-<<<<<<< HEAD
-    def _forget_idle(self, session: Session, digest: str) -> None:
-        forgotten = self._of(session).unused(digest)
-        if forgotten is not None:
-            oldest, env = forgotten
-            self._trees.drop_layers(() if env is None else env.trees)
-=======
     def _note_idle(self, session: Session, digest: str) -> None:
         """Forgets the env that has been without references the longest, if there are too many such."""
         if self.references.count(session.id, digest):
             return
-        oldest = self._of(session).unused(digest)
-        if oldest is not None:
->>>>>>> 27e3547 (A session's beginnings and ends come in turn; one whose raylet goes on without its link stays; envs that only Ray Client asked for are forgotten too)
+        forgotten = self._of(session).unused(digest)
+        if forgotten is not None:
+            oldest, env = forgotten
+            self._trees.drop_layers(() if env is None else env.trees)
             self._later(self._preparation.forget(session, oldest))
             self._later(self.workshop.thread(self.references.unbind, session.id, oldest))
 

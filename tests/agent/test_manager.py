@@ -75,8 +75,8 @@ class World:
         self.store = Store.open(self.root / "store")
         self.references = References.open(self.store.layout.sessions)
         self.metrics, self.logs = Metrics(), SetupLogWriter()
-        budget = Budget(None, lambda: shutil.disk_usage(self.root).free, 0)
-        self.workshop = Workshop(self.store, budget, self.metrics, 2)
+        self.budget = Budget(None, lambda: shutil.disk_usage(self.root).free, 0)
+        self.workshop = Workshop(self.store, self.budget, self.metrics, 2)
         self.trees = Trees()
         preparation = Preparation(self.workshop, {"pip": self.installer})
         self.manager = Manager(
