@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ class CommandedInstaller:
         for name in value["objects"]:
             _, made = await bench.obtain(
                 key(name),
-                lambda build, _report, name=name: self._fill(name, build, bench),
+                partial(self._fill, name, bench),
                 field="pip",
                 summary=name,
                 reserve=1000,
@@ -100,7 +101,7 @@ class CommandedInstaller:
             built = built or made
         return Contribution(objects=tuple(map(key, value["objects"])), built=built)
 
-    async def _fill(self, name: str, build: Build, bench: Bench) -> Made:
+    async def _fill(self, name: str, bench: Bench, build: Build, *_: Any) -> Made:
         assert name not in self.builds, f"{name} is built twice at a time"
         self.begun += 1
         told = self.builds[name] = asyncio.get_running_loop().create_future()
