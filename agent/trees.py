@@ -152,6 +152,13 @@ class Trees:
         trees = [self._trees.get(path) for path in paths]
         return all(tree is not None and (tree.users or tree.state is _State.PRISTINE) for tree in trees)
 
+    async def settle(self, paths: Iterable[str]) -> bool:
+        """:meth:`are_there`, after a look at those whose last user has left since the last look."""
+        for path in paths:
+            if self._is_suspect(path):
+                await self._once.do(path, partial(self._look, path))
+        return self.are_there(paths)
+
     def enter(self, session_id: str, env_digest: str, paths: Iterable[str]) -> None:
         """An env that stands on these trees has a user. Loop-safe; once for each env does."""
         user, now = (session_id, env_digest), time.time()

@@ -121,6 +121,17 @@ async def test_a_tree_that_nobody_wrote_into_is_used_again(place: Place) -> None
     assert place.made == 1
 
 
+async def test_a_look_at_once(place: Place) -> None:
+    """Whoever cannot wait for it gets it now: a pristine tree is there, one that was written into is not."""
+    tree = str(await place.use())
+    place.leave()
+    assert await place.trees.settle([tree])
+    place.trees.enter(place.session.id, "env", [tree])
+    await in_thread(Path(tree, "written").touch)
+    place.leave()
+    assert not await place.trees.settle([tree])
+
+
 async def test_users_share_a_tree(place: Place) -> None:
     """While anybody uses it, it stays as its users made it, also for those who come."""
     tree = await place.use("one")
