@@ -14,6 +14,9 @@ from ray_envd.cache.worth import warmed
 
 #: Keys were only ever added to version 1: an older daemon reads these markers, this one reads its.
 _VERSION = 1
+#: Of an object in another folder than its key's first. The first versions know of no other: they would take a
+#: damaged object that stands there for this one, so they must not be able to read this.
+_MOVED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Facts:
     def to_json(self) -> dict[str, Any]:
         """The form on disk."""
         return {
-            "version": _VERSION,
+            "version": _MOVED if self.generation else _VERSION,
             "summary": self.summary,
             "bytes": self.size.private,
             "units": [[unit.id, unit.bytes, unit.sample] for unit in self.size.units],
@@ -75,7 +78,7 @@ class Facts:
             CorruptError: it is not of that form.
         """
         try:
-            if value["version"] != _VERSION or not isinstance(value["details"], dict):
+            if value["version"] not in {_VERSION, _MOVED} or not isinstance(value["details"], dict):
                 raise CorruptError("not a marker of this version")
             units = (Unit(str(name), int(size), str(sample)) for name, size, sample in value.get("units", ()))
             return cls(

@@ -80,6 +80,7 @@ class Life:
     """See the module's text. Close it in the end, whatever happened.
 
     Attributes:
+        code: where other daemons' code is found (as PYTHONPATH); None: this version's.
         waits: whether the clients outlive the daemon, so that a request may be answered by the next one.
     """
 
@@ -117,6 +118,7 @@ class Life:
         self.daemon = Daemon(self.store, folder / "d.sock", folder / "daemon.log", quiet)
         self.raylets: dict[str, Raylet] = {}
         self.crashes: list[Step] = []
+        self.code: Path | None = None
         self._pool = ThreadPoolExecutor(1)
         self._boots = 0
 
@@ -145,7 +147,8 @@ class Life:
         """Starts a daemon; False if it died at its step before it served."""
         self._boots += 1
         trace = self.folder / f"trace.{self._boots}"
-        self.daemon.environment = self.environment(trace, at)
+        code = {} if self.code is None else {"PYTHONPATH": str(self.code)}
+        self.daemon.environment = {**self.environment(trace, at), **code}
         try:
             self.daemon.start()
         except NodeError:
