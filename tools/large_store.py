@@ -113,4 +113,12 @@ def _ready_env(made: LargeStore, number: int) -> ReadyEnv:
         "override_worker_entrypoint": None,
         "java_jars": [],
     }
-    return ReadyEnv(json.dumps(context), (key,), ("pip",), (), made.serialized(number), 1500)
+    return ReadyEnv(
+        context=json.dumps(context),
+        objects=(key,),
+        fields=("pip",),
+        generations=(0,),
+        trees=(),
+        runtime_env=made.serialized(number),
+        creation_ms=1500,
+    )
