@@ -38,9 +38,10 @@ class ObjectKey:
     def __post_init__(self) -> None:
         if self.owner < 0:
             raise ValueError(f"not a uid: {self.owner}")
-        if not is_kind(self.kind):
+        # Without a call of the functions below: a start makes tens of thousands of keys.
+        if _KIND.fullmatch(self.kind) is None:
             raise ValueError(f"not an object kind: {self.kind[:80]!r}")
-        if not is_digest(self.digest):
+        if _DIGEST.fullmatch(self.digest) is None:
             raise ValueError(f"not a digest: {self.digest[:140]!r}")
 
     @property

@@ -131,7 +131,9 @@ class Layout:
 
     def object(self, key: ObjectKey, generation: int = 0) -> Path:
         """Where an object is or will be."""
-        return self.users / str(key.owner) / _OBJECTS / key.kind / folder_name(key.digest, generation)
+        # In one go: a start asks for ten thousand of them.
+        place = f"users/{key.owner}/{_OBJECTS}/{key.kind}/{folder_name(key.digest, generation)}"
+        return self.root / place
 
     def create(self) -> None:
         """Makes the daemon's own folders, with the modes that they must have.
@@ -209,17 +211,3 @@ class Layout:
 def folder_name(digest: str, generation: int) -> str:
     """What an object's folder is called: its digest, and its generation where that is not the first."""
     return f"{digest}.{generation}" if generation else digest
-
-
-def parse_folder_name(name: str) -> tuple[str, int]:
-    """Digest and generation of an object's folder; digests are checked by :class:`ObjectKey`.
-
-    Raises:
-        ValueError: it is no such name.
-    """
-    digest, dot, generation = name.partition(".")
-    if not dot:
-        return digest, 0
-    if not (generation.isascii() and generation.isdigit() and generation[0] != "0"):
-        raise ValueError(f"not the folder of an object: {name[:140]!r}")
-    return digest, int(generation)

@@ -11,8 +11,8 @@ it. After a loss of power, when nobody can use anything, what was not on disk fo
 import logging
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ray_envd.cache.catalog import Catalog, mapping, object_name
 from ray_envd.cache.epochs import Epochs
 from ray_envd.cache.errors import CorruptError
 from ray_envd.cache.keys import ObjectKey
-from ray_envd.cache.layout import Layout, UserDirs, parse_folder_name
+from ray_envd.cache.layout import Layout, UserDirs, folder_name
 from ray_envd.cache.markers import MarkerName, Markers
 from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.records import Facts, Object
@@ -89,10 +89,12 @@ class _Recovery:
         objects, damaged = self._read_markers()
         there: set[_Place] = set()
         unknown: set[int] = set()
-        wanted = {_place(each) for each in (*objects.values(), *damaged)}
+        wanted: dict[int, dict[str, _Place]] = defaultdict(dict)
+        for each in (*objects.values(), *damaged):
+            wanted[each.key.owner][_folder(each)] = _place(each)
         for uid, gid in self._layout.owners():
             try:
-                there |= self._recover_user(Owner(uid, gid), wanted)
+                there |= self._recover_user(Owner(uid, gid), wanted[uid])
             except OSError as error:
                 # One user's folders must not keep the daemon from serving the others.
                 _log.warning("the objects of uid %d are left alone: %s", uid, error)
@@ -174,8 +176,11 @@ class _Recovery:
 
     # folders
 
-    def _recover_user(self, owner: Owner, wanted: AbstractSet[_Place]) -> set[_Place]:
-        """Moves what is unfinished into the trash; returns the user's folders that have a marker."""
+    def _recover_user(self, owner: Owner, wanted: Mapping[str, _Place]) -> set[_Place]:
+        """Moves what is unfinished into the trash; returns the user's folders that have a marker.
+
+        ``wanted`` are these, by kind and name.
+        """
         dirs = self._layout.user(owner.uid)
         there: set[_Place] = set()
         with acting_as(owner):
@@ -183,8 +188,8 @@ class _Recovery:
             unfinished = [*_children(dirs.staging), *dirs.unknown_buckets()]
             for kind in _children(dirs.objects):
                 for name, is_folder in _folders(kind):
-                    place = _parse(owner.uid, kind.name, name)
-                    if is_folder and place is not None and place in wanted:
+                    place = wanted.get(f"{kind.name}/{name}")
+                    if is_folder and place is not None:
                         there.add(place)
                     else:
                         unfinished.append(kind / name)
@@ -200,6 +205,11 @@ class _Recovery:
 
 def _place(each: Object) -> _Place:
     return each.key, each.facts.generation
+
+
+def _folder(each: Object) -> str:
+    """Kind and name of an object's folder."""
+    return f"{each.key.kind}/{folder_name(each.key.digest, each.facts.generation)}"
 
 
 def _marker(each: Object) -> MarkerName:
@@ -245,14 +255,6 @@ def _folders(folder: Path) -> Iterator[tuple[str, bool]]:
 def _children(folder: Path) -> list[Path]:
     """What is in a folder of a user's; anything but a folder there has nothing in it."""
     return [folder / name for name, _ in _folders(folder)]
-
-
-def _parse(uid: int, kind: str, name: str) -> _Place | None:
-    try:
-        digest, generation = parse_folder_name(name)
-        return ObjectKey(uid, kind, digest), generation
-    except ValueError:
-        return None
 
 
 def _to_trash(path: Path, owner: Owner, dirs: UserDirs, leftovers: Leftovers) -> None:
