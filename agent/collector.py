@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ray_envd.agent.room import Freed, Space
+from ray_envd.agent.space import Freed, Space
 from ray_envd.agent.uv_caches import UvCaches
 from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.collect import Collected, collect
@@ -145,7 +145,8 @@ class Collector:
     def holders(self) -> str:
         """Who has the space, for people."""
         store, entries = self._workshop.store, self._workshop.store.entries()
-        used = {entry.key for entry in entries if self._references.is_referenced(entry.key)}
+        is_used = self._references.is_referenced
+        used = {entry.key for entry in entries if is_used(entry.key) or store.is_held(entry.key)}
         sums = {
             "in use": _together(entry for entry in entries if entry.key in used),
             "pinned": _together(entry for entry in entries if entry.pinned and entry.key not in used),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ray_envd.agent.errors import NetworkError
 from ray_envd.agent.python.build import build, worker_facts
-from ray_envd.agent.python.estimate import UNPACKED, estimate, linked
+from ray_envd.agent.python.estimate import UNPACKED, estimate, linked, local_bytes
 from ray_envd.agent.python.interpreter import Interpreter, Interpreters
 from ray_envd.agent.python.request import Request, read
 from ray_envd.agent.python.resolve import Lock, resolve
@@ -119,7 +119,9 @@ class Environments:
                 work.report("resolved", ", ".join(_pins(lock)))
             key = bench.key("python", lock.digest)
             fill = partial(_fill, request, lock, work, venv)
-            size = _GUESS_BYTES if request.engine == "pip" else linked(len(lock.lines))
+            size = _GUESS_BYTES
+            if request.engine == "uv":
+                size = linked(len(lock.lines)) + await bench.thread(local_bytes, lock, request, work)
             _, built = await bench.obtain(
                 key, fill, field=field, summary=_summary(request, lock), reserve=size
             )

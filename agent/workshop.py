@@ -18,8 +18,9 @@ from ray_envd.agent.errors import EnvError
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.once import Once
 from ray_envd.agent.progress import Event, Progress
-from ray_envd.agent.room import Report, Room, Space, disk_full
+from ray_envd.agent.room import Report, Room, disk_full, to_the_end
 from ray_envd.agent.sessions import Session
+from ray_envd.agent.space import Space
 from ray_envd.agent.spec import RuntimeEnvSpec
 from ray_envd.agent.uv_caches import UvCaches
 from ray_envd.cache import errors as cache_errors
@@ -166,10 +167,11 @@ class Workshop:
             made = await builder(build, report, room)
         except BaseException:
             # Also when cancelled: the folder must be gone before anybody builds this key again.
-            await _to_the_end(self.thread(self._abandon, build))
+            await to_the_end(self.thread(self._abandon, build))
             raise
         seconds = time.monotonic() - started
-        await _to_the_end(self.thread(self._commit, build, summary, seconds, made))
+        room.finish()
+        await to_the_end(self.thread(self._commit, build, summary, seconds, made))
         self.metrics.build_seconds.labels(key.kind).observe(seconds)
 
     async def _begin(self, key: ObjectKey, owner: Owner) -> Build:
@@ -207,16 +209,6 @@ async def _kept(making: Awaitable[T], undo: Callable[[T], Awaitable[None]]) -> T
         await asyncio.wait({task})
         if task.exception() is None:
             await undo(task.result())
-        raise
-
-
-async def _to_the_end(work: Awaitable[None]) -> None:
-    """Awaits what must not be left half done; a cancellation is passed on afterwards."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
         raise
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ray_envd.agent.python import uv
 from ray_envd.agent.python.request import Request
+from ray_envd.agent.python.resolve import Lock
 from ray_envd.agent.python.shadow import shadow_python
 from ray_envd.agent.python.tools import Work
 from ray_envd.agent.python.uv_cache import has
@@ -46,6 +47,24 @@ class Estimate:
 def linked(packages: int) -> int:
     """The bytes of an environment of so many packages whose files are in uv's cache."""
     return _BASE + _LINKS * packages
+
+
+def local_bytes(lock: Lock, request: Request, work: Work) -> int:
+    """What wheels and sources in local files will take, which are unpacked without any download; blocking."""
+    with acting_as(work.owner):
+        total = sum(_file_bytes(each.local) for each in request.requirements if each.local is not None)
+        for name, version in lock.pins:
+            files = request.options.sources.local_files(name, version)
+            if files and not has(work.tools.cache_dir, name, version):
+                total += max(map(_file_bytes, files))
+    return total * UNPACKED
+
+
+def _file_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else _UNKNOWN
+    except OSError:
+        return _UNKNOWN
 
 
 async def estimate(lines: int, request: Request, work: Work, *, shadow: Path, lock_file: Path) -> Estimate:
@@ -90,10 +109,7 @@ def _size(package: Mapping[str, Any], folder: Path) -> int:
         if isinstance(size := file.get("size"), int):
             return size
         if isinstance(path := file.get("path"), str):
-            try:
-                return (folder / path).stat().st_size
-            except OSError:
-                return _UNKNOWN
+            return _file_bytes(folder / path)
         return _UNKNOWN
     return _UNKNOWN
 

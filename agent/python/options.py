@@ -1,10 +1,13 @@
 """What the options of a field come to for uv; the common form of pip's and uv's own."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ray_envd.agent.python.requirements import local_path
+
+_SUFFIX = re.compile(r"(?:\.tar\.gz|\.zip)$")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,12 @@ class Sources:
         """The local folders and when something was last put into or taken from them; blocking."""
         folders = [folder for place in self.find_links if (folder := _folder(place)) is not None]
         return [f"{folder} {_stat(folder)[2]}" for folder in folders]
+
+    def local_files(self, name: str, version: str) -> list[Path]:
+        """The files of a version of a package in local folders; blocking."""
+        folders = [folder for place in self.find_links if (folder := _folder(place)) is not None]
+        found = [file for folder in folders for file in _matching(folder, frozenset({name}))]
+        return [file for file in found if _SUFFIX.sub("", file.name).split("-")[1:2] == [version]]
 
     def stamp(self, names: frozenset[str]) -> list[object]:
         """What tells a changed place from an unchanged one: the matching files of local folders; blocking."""

@@ -82,6 +82,27 @@ def test_a_reservation_can_be_corrected() -> None:
         one.resize(-1, 0)
 
 
+def test_what_is_written_already_is_not_asked_of_the_disk_again() -> None:
+    """The disk has less free by it; against the limit a reservation counts in full."""
+    free = [1000]
+    budget = Budget(1000, lambda: free[0], 0)
+    one = budget.reserve(600, 0)
+    free[0] -= 500
+    one.wrote(500)
+    other = budget.reserve(400, 0)
+    with pytest.raises(NoRoomError, match="600 B reserved") as refused:
+        other.resize(401, 0)
+    assert (refused.value.missing, refused.value.of_disk) == (1, False)
+    one.wrote(300)  # some of it was deleted, and somebody else has the space
+    with pytest.raises(NoRoomError, match="700 B are reserved") as refused:
+        budget.reserve(1, -100)
+    assert refused.value.of_disk
+    one.release()
+    one.wrote(100)
+    other.release()
+    assert budget.reserve(500, 0).size == 500
+
+
 def test_threads_never_reserve_more_than_there_is() -> None:
     """Of many at once, exactly as many get their bytes as fit."""
     budget, won = Budget(100, _plenty, 0), []

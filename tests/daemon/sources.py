@@ -29,7 +29,8 @@ class FileServer:
     """Serves files by their names.
 
     ``status`` makes each answer that error, ``gate`` delays it while it is closed, or what comes after the
-    byte ``halt``; ``cut`` is the byte after which the connection breaks.
+    byte ``halt``; ``cut`` is the byte after which the connection breaks. Without ``tells_length`` a file ends
+    where the connection does.
     """
 
     def __init__(self, certificate: Path | None = None) -> None:
@@ -37,6 +38,7 @@ class FileServer:
         self.status: int | None = None
         self.cut: int | None = None
         self.halt = 0
+        self.tells_length = True
         self.gate = threading.Event()
         self.gate.set()
         self.server = WebServer(self._answer, certificate)
@@ -64,6 +66,11 @@ class FileServer:
             self.gate.wait(60)
         if self.status is not None:
             request.answer(b"broken", self.status)
+        elif name in self.files and not self.tells_length:
+            request.send_response(200)
+            request.end_headers()
+            if request.command == "GET":
+                request.wfile.write(self.files[name])
         elif name in self.files:
             content = self.files[name]
             first = content[: self.halt or self.cut]

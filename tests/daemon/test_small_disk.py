@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from daemons import Daemon
 from helpers import wait_until
-from package_world import Index, make_wheel
+from package_world import Index, make_sdist, make_wheel
 from raylet import Env, MakeRaylet, Raylet
 from sources import FileServer, left_over
 
@@ -164,6 +164,26 @@ def test_packages_larger_than_the_budget_are_refused_before_any_is_downloaded(
     assert "the whole budget is 31.5 MB" in error
     assert not [each for each in index.requests if each.endswith(".whl")]
     assert left_over(daemon.store) == []
+
+
+def test_what_turns_out_larger_than_the_budget_is_ended_and_leaves_nothing(
+    disk: Disk, daemons: Callable[..., Daemon], make_raylet: MakeRaylet, interpreter: str, web: FileServer
+) -> None:
+    """A download without a length, and a build that writes more than anybody could know."""
+    daemon = daemons("--max-bytes", "30MiB")
+    raylet = make_raylet(daemon, python=interpreter)
+    web.tells_length = False
+    error = raylet.refused({"working_dir": web.add(archive(disk.folder, "endless", 60))})
+    assert "the whole budget is 31.5 MB" in error
+    writes = (
+        "import time\nwith open('ballast', 'wb') as file: file.write(bytes(40 * 2**20))\ntime.sleep(60)\n"
+    )
+    make_sdist(disk.folder / "wheels", "hungry", "1.0", prologue=writes)
+    options = ["--no-index", "--find-links", str(disk.folder / "wheels")]
+    error = raylet.refused({"pip": {"packages": ["hungry"], "pip_install_options": options}})
+    assert "the whole budget is 31.5 MB" in error
+    assert left_over(daemon.store) == []
+    assert daemon.stats().reserved_bytes == 0
 
 
 def test_a_low_watermark_above_the_high_one_is_refused_at_start(disk: Disk) -> None:
