@@ -37,9 +37,8 @@ class UvCaches:
         self._store, self._thread = store, thread
         self._meters: dict[int, Meter] = {}
         self._measuring = asyncio.Lock()
-        self._links_changed = (
-            True  # who else has the objects' files: not known at the start, nor after a prune
-        )
+        #: Who else has the objects' files is not known at the start, nor after a prune.
+        self._links_changed = True
         self.growth = Growth()
         self.measured = -math.inf  # monotonic seconds
 

@@ -74,7 +74,7 @@ async def test_where_the_index_tells_no_sizes_they_are_guessed(kit: Kit, index: 
 
 
 async def test_local_files_are_known_without_asking(kit: Kit, tmp_path: Path) -> None:
-    """One that is named, and one in a folder until it is cached: not downloaded, yet they take their bytes."""
+    """One that is named, and one in a folder until it is cached: not downloaded, yet they take bytes."""
     named, found = make_wheel(tmp_path / "named", "named", "1.0"), make_wheel(kit.wheels, "found", "1.0")
     make_wheel(kit.wheels, "found", "0.9", body="x" * 10_000)
     spec = kit.pip(str(named), "found==1.0")
