@@ -371,24 +371,26 @@ def test_uvs_cache_is_in_the_budget_and_pruned_by_it(
     disk: Disk, daemons: Callable[..., Daemon], make_raylet: MakeRaylet, interpreter: str
 ) -> None:
     """What it alone holds goes first, then envs with what they have from it; an env in use is untouched."""
-    sizes = ("--max-bytes", "70MiB", "--high-watermark", "40MiB", "--low-watermark", "20MiB")
+    sizes = ("--max-bytes", "70MiB", "--high-watermark", "35MiB", "--low-watermark", "20MiB")
     daemon = daemons(*sizes, "--min-unused-age", "0s")
     raylet = make_raylet(daemon, python=interpreter)
-    used = raylet.prepared(_local(disk, "used", "1.0", 8))
-    for number in range(4):
-        prepared_and_given_back(raylet, _local(disk, f"unused{number}", "1.0", 9))
+    used = raylet.prepared(_local(disk, "used", "1.0", 4))
+    for number in range(6):
+        prepared_and_given_back(raylet, _local(disk, f"unused{number}", "1.0", 4.6))
+    assert len(stored(daemon, "python")) == 7
+    prepared_and_given_back(raylet, _local(disk, "last", "1.0", 4.6))
 
     def accounted() -> int:
         stats = daemon.stats()
         return int(stats.object_bytes + stats.uv_cache_bytes)
 
     wait_until(
-        lambda: accounted() + disk.free == pytest.approx(_DISK * MIB, rel=0.02), 5, "every byte's account"
+        lambda: accounted() + disk.free == pytest.approx(_DISK * MIB, rel=0.02), 15, "every byte's account"
     )
     wait_until(lambda: accounted() <= 20 * MIB, 20, "the low watermark")
     assert disk.free > 75 * MIB
     assert raylet.run(used, "import used; print(used.version)") == "1.0"
-    assert len(stored(daemon, "python")) == 2
+    assert len(stored(daemon, "python")) == 4
 
 
 def test_a_hit_is_answered_while_a_collection_runs(
