@@ -155,8 +155,9 @@ def test_the_last_one_answers_for_the_whole() -> None:
 
 def test_what_turns_out_not_to_be_needed_stays() -> None:
     """The large one has to go, so the small ones before it need not."""
-    entries = [entry(n, MB, age=9 * DAY) for n in range(5)]
-    entries.append(entry(9, 1000 * MB, age=1 * DAY))
+    entries = [entry(n, MB, age=9 * DAY - n) for n in range(5)]
+    entries.append(entry(9, 1000 * MB, seconds=100_000.0))
+    assert _names(_plan(entries, target=1003 * MB)) == [0, 1]
     assert _names(_plan(entries, target=6 * MB)) == [9]
     assert len(_names(_plan(entries, target=3 * MB))) == 3
 
@@ -188,6 +189,8 @@ def test_generations_of_one_key_are_two_objects() -> None:
     planned = _plan(entries)
     assert [victim.entry.generation for victim in planned.victims] == [0]
     assert planned.remaining == MB
+    both = _plan(entries, target=0)
+    assert ([victim.entry.generation for victim in both.victims], both.freed) == ([0, 1], 2 * MB)
 
 
 def test_each_victim_has_its_reason() -> None:
