@@ -2,8 +2,8 @@
 
 Run as ``python -I -m ray_envd.cache.inventory FOLDER [--digests]`` by a child of the daemon, as the tree's
 owner and at a low priority: to walk ten thousand files in the daemon would hold up its other threads.
-Standard library only. It prints one line of JSON, ``{"files": [...]}``, each file as :class:`Found`'s values
-in their order.
+Standard library only. It prints lists in JSON, each file as :class:`Found`'s values in their order, a few
+hundred files a line: to read all of a large one at once would stop the daemon for as long.
 
 Wheels list their files with digests in ``<name>-<version>.dist-info/RECORD`` (PEP 376 and 627; the "Recording
 installed projects" specification of packaging.python.org).
@@ -17,15 +17,16 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-#: What stands before the line of JSON, so that it is found among whatever else is printed.
+#: What stands before each line of JSON, so that it is found among whatever else is printed.
 MARK = "ray-envd-inventory:"
 #: Nice value: behind whatever else runs, but not so far that a busy node never comes to it.
 _NICE = 15
 _FOLDER, _FILE, _LINK, _OTHER = "d", "f", "l", "?"
 _INFO = ".dist-info"
+_A_LINE = 200  # files
 
 
 class Found(NamedTuple):
@@ -147,22 +148,29 @@ def _compared(each: Found, package: str, digest: str) -> Found:
     return each._replace(package=package, is_unlike=unlike)
 
 
-def parse(line: str) -> list[Found]:
-    """Reads what :func:`main` printed.
+def to_lines(found: Sequence[Found]) -> Iterator[str]:
+    """An inventory as lines of JSON."""
+    for start in range(0, len(found), _A_LINE):
+        yield json.dumps(found[start : start + _A_LINE])
+
+
+def parse(lines: Iterable[str]) -> list[Found]:
+    """Reads what :func:`to_lines` wrote.
 
     Raises:
         ValueError: it is not of that form.
     """
     try:
-        return [Found(*each) for each in json.loads(line.removeprefix(MARK))["files"]]
-    except (KeyError, TypeError) as error:
+        return [Found(*each) for line in lines for each in json.loads(line)]
+    except TypeError as error:
         raise ValueError(f"not an inventory: {error!r}") from error
 
 
 def main() -> int:
     """Prints the inventory of the folder that the command line names."""
     os.nice(_NICE)
-    print(MARK + json.dumps({"files": take(sys.argv[1], digests="--digests" in sys.argv[2:])}))  # noqa: T201
+    for line in to_lines(take(sys.argv[1], digests="--digests" in sys.argv[2:])):
+        print(MARK + line)  # noqa: T201 - that is its job
     return 0
 
 

@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ray_envd.cache.durable import make_folders, replace_file
-from ray_envd.cache.inventory import Found
+from ray_envd.cache.inventory import Found, parse, to_lines
 from ray_envd.cache.keys import ObjectKey
 
 _log = logging.getLogger(__name__)
@@ -45,12 +45,14 @@ class Difference:
         change: what became of it.
         package: the distribution that brought it; empty if none did.
         is_shared: others have this very file (uv's cache, another environment), and so the change as well.
+        content: its digest now, where it was read.
     """
 
     path: str
     change: Change
     package: str = ""
     is_shared: bool = False
+    content: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class Manifest:
         """
         now = {each.path: each for each in found}
         differences = [
-            Difference(path, change, before.package, is_shared=_is_shared(now.get(path)))
+            _difference(before, now.get(path), change)
             for path, before in self.files.items()
             if (change := _change(before, now.get(path))) is not None
         ]
@@ -112,8 +114,10 @@ class Manifest:
         )
 
 
-def _is_shared(found: Found | None) -> bool:
-    return found is not None and found.type == "f" and found.links > 1
+def _difference(before: Found, now: Found | None, change: Change) -> Difference:
+    is_shared = now is not None and now.type == "f" and now.links > 1
+    content = "" if now is None else now.content
+    return Difference(before.path, change, before.package, is_shared=is_shared, content=content)
 
 
 def _change(before: Found, now: Found | None) -> Change | None:
@@ -141,21 +145,19 @@ class Manifests:
         """
         path = self._path(key, generation)
         make_folders(path.parent, self._root)
-        value = {
-            "version": _VERSION,
-            "created": manifest.created,
-            "files": list(manifest.files.values()),
-        }
-        replace_file(path, zlib.compress(json.dumps(value).encode(), _LEVEL))
+        head = json.dumps({"version": _VERSION, "created": manifest.created})
+        text = "\n".join((head, *to_lines(tuple(manifest.files.values()))))
+        replace_file(path, zlib.compress(text.encode(), _LEVEL))
 
     def read(self, key: ObjectKey, generation: int, created: float) -> Manifest | None:
         """The manifest of an object that was created then; None if there is none that can be read."""
         path = self._path(key, generation)
         try:
-            value = json.loads(zlib.decompress(path.read_bytes()))
+            head, *lines = zlib.decompress(path.read_bytes()).decode().split("\n")
+            value = json.loads(head)
             if value["version"] != _VERSION or value["created"] != created:
                 return None
-            return Manifest.of(created, (Found(*each) for each in value["files"]))
+            return Manifest.of(created, parse(lines))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:

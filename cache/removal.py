@@ -5,9 +5,11 @@ tree by putting a link in place of a folder; folders without write permission ar
 depth of nesting exhausts stack or descriptors.
 """
 
+import contextlib
 import os
 import secrets
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 _BLOCK = 512
@@ -66,6 +68,26 @@ def remove_tree(path: Path) -> int:
 
 def _freed(state: os.stat_result) -> int:
     return state.st_blocks * _BLOCK if state.st_nlink == 1 else 0
+
+
+def remove_strays(root: Path, paths: Iterable[str]) -> None:
+    """Removes single files and empty folders of a tree that may be read-only, and leaves it so.
+
+    What cannot be removed stays: the caller finds it again.
+
+    Args:
+        root: the tree.
+        paths: relative to it; what is in a folder before the folder.
+    """
+    for path in paths:
+        place = root / path
+        with contextlib.suppress(OSError):
+            mode = stat.S_IMODE(place.parent.lstat().st_mode)
+            place.parent.chmod(mode | stat.S_IWUSR)
+            try:
+                place.rmdir() if stat.S_ISDIR(place.lstat().st_mode) else place.unlink()
+            finally:
+                place.parent.chmod(mode)
 
 
 class _Removal:

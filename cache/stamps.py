@@ -1,7 +1,8 @@
 """Stamps: what a few files of an object looked like, to tell in microseconds whether they still do.
 
 A stamp is no digest: it finds what was removed, replaced or rewritten, not what was changed by somebody who
-sets the clock of a file back.
+sets the clock of a file back. Inode numbers are not in it: those of a container's interpreter change with
+every start of the container, and those of a store with its restoration from a backup.
 """
 
 import stat
@@ -20,7 +21,7 @@ def stamp(path: Path | str) -> list[int]:
     state = Path(path).stat()
     # A folder's size says nothing and differs between file systems.
     size = 0 if stat.S_ISDIR(state.st_mode) else state.st_size
-    return [stat.S_IFMT(state.st_mode), size, state.st_mtime_ns, state.st_ino]
+    return [stat.S_IFMT(state.st_mode), size, state.st_mtime_ns]
 
 
 def take(root: Path, paths: Iterable[str]) -> dict[str, list[int]]:

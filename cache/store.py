@@ -273,6 +273,7 @@ class Store(Stored):
     def _clear_the_place(self, gone: Object, owner: Owner) -> Path | None:
         try:
             self._catalog.drop([object_name(gone.key)])
+            self.manifests.remove(gone.key, gone.facts.generation)
             with acting_as(owner):
                 return to_trash(gone.path, self.layout.user(owner.uid).trash)
         finally:

@@ -13,6 +13,7 @@ from ray_envd.cache.errors import NotFoundError
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.layout import Layout
 from ray_envd.cache.ledger import Ledger
+from ray_envd.cache.manifest import Manifests
 from ray_envd.cache.markers import MarkerName, Markers
 from ray_envd.cache.objects import Objects
 from ray_envd.cache.owner import acting_as
@@ -26,6 +27,7 @@ class Stored:
 
     Attributes:
         layout: where things are.
+        manifests: what sealed objects were when they were sealed.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Stored:
     ) -> None:
         """Use ``Store.open``."""
         self.layout = layout
+        self.manifests = Manifests(layout.manifests)
         self._markers, self._catalog, self._epochs, self._objects = markers, catalog, epochs, objects
         # Each is held over work on files; none is taken inside the other.
         self._rewriting = threading.Lock()
@@ -92,6 +95,13 @@ class Stored:
         Counts as a use. Holds live in memory: they bridge the time until a reference is on disk.
         """
         return self._objects.hold(key)
+
+    def keep(self, key: ObjectKey) -> Entry | None:
+        """:meth:`hold` for those who look after an object: it does not count as a use. Loop-safe."""
+        try:
+            return self._objects.keep(key).entry
+        except NotFoundError:
+            return None
 
     def unhold(self, key: ObjectKey, generation: int = 0) -> None:
         """Gives one hold back, with the generation that :meth:`hold` returned. Loop-safe.
@@ -165,6 +175,7 @@ class Stored:
             with acting_as(owner):
                 doomed = to_trash(gone.path, self.layout.user(owner.uid).trash)
             self._markers.remove(MarkerName(key, generation))
+            self.manifests.remove(key, generation)
             self._objects.forget_damaged(gone)
         try:
             with acting_as(owner):
@@ -186,17 +197,19 @@ class Stored:
         """Lets an object be collected again; else as :meth:`pin`."""
         self._rewrite(key, lambda facts: replace(facts, pinned=False))
 
-    def seal(self, key: ObjectKey, *, units: Mapping[str, str] | None, stamped: Iterable[str]) -> Entry:
+    def seal(
+        self, key: ObjectKey, generation: int, *, units: Mapping[str, str] | None, stamped: Iterable[str]
+    ) -> Entry:
         """Says that nothing is added to an object any more; weighs and stamps it anew. Durable.
 
-        Arguments as for :meth:`commit`.
+        The caller holds it. Further arguments as for :meth:`commit`.
 
         Raises:
-            NotFoundError: it is not there.
+            NotFoundError: it is not there, or not in this generation.
             OSError: the disk, or a stamped path is gone.
         """
         entry = self._objects.get(key)
-        if entry is None:
+        if entry is None or entry.generation != generation:
             raise NotFoundError(f"no object {key.id}")
         with acting_as(self.layout.owner(key.owner)):
             measured = measure(entry.path, units)

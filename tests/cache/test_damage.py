@@ -121,7 +121,7 @@ def test_a_seal_weighs_and_stamps_anew(store: Store, root: Path) -> None:
     """What was added after the commit counts from then on, durably."""
     entry = put(store, "a")
     (entry.path / "compiled").write_bytes(b"x" * 9000)
-    sealed = store.seal(entry.key, units=None, stamped=("compiled",))
+    sealed = store.seal(entry.key, 0, units=None, stamped=("compiled",))
     assert sealed.facts.sealed
     assert sealed.size.apparent > entry.size.apparent
     assert store.stored_bytes() == sealed.size.apparent

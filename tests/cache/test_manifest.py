@@ -1,5 +1,6 @@
 """Manifests: telling what became of an object."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -114,6 +115,8 @@ def test_a_change_of_a_shared_file_says_so(tree: Path) -> None:
     (tree / "shared").write_text("written")
     (here,) = manifest.compare(take(str(tree), digests=False)).differences
     assert here == Difference("shared", Change.CHANGED, is_shared=True)
+    (here,) = manifest.compare(take(str(tree), digests=True)).differences
+    assert here.content == hashlib.sha256(b"written").hexdigest()
     (tree / "shared").unlink()
     (tree / "shared").write_text("another file")
     (here,) = manifest.compare(take(str(tree), digests=False)).differences

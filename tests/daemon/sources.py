@@ -88,7 +88,9 @@ def left_over(store: Path) -> list[str]:
     found = [path for name in ("staging", "trash") for path in store.glob(f"users/*/{name}/*")]
     for path in store.glob("users/*/objects-v1/*/*"):
         uid, kind = path.parts[-4], path.parts[-2]
-        if not (store / "markers-v1" / uid / kind / f"{path.name}.json").exists():
+        digest, _, generation = path.name.partition(".")
+        names = (f"{digest}.json", f"{digest}.{generation or 0}.damaged.json")
+        if not any((store / "markers-v1" / uid / kind / name).exists() for name in names):
             found.append(path)
     return sorted(str(path.relative_to(store)) for path in found)
 

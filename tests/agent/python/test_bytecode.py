@@ -53,6 +53,16 @@ def test_a_worker_finds_nothing_to_write(site: Path, version: str) -> None:
     assert {path: path.stat().st_mtime_ns for path in site.rglob("*.pyc")} == before
 
 
+def test_tests_of_packages_are_left_out(tmp_path: Path) -> None:
+    """Half of some packages is their tests; a folder of that name above the environment means nothing."""
+    site = tmp_path / "tests/site-packages"
+    (site / "pkg/tests").mkdir(parents=True)
+    (site / "pkg/mod.py").write_text("x = 1\n")
+    (site / "pkg/tests/test_mod.py").write_text("x = 1\n")
+    compiled(sys.executable, site)
+    assert [path.name.partition(".")[0] for path in site.rglob("*.pyc")] == ["mod"]
+
+
 async def test_running_out_of_time_is_no_failure(site: Path) -> None:
     """What is not compiled in time stays as it is."""
     await compile_modules(Path(sys.executable), site, Owner.current(), seconds=0)
