@@ -39,6 +39,8 @@ _GUESS_BYTES = 64 * 1024**2
 #: Metadata of what an interpreter has: a folder and a few small files for each distribution.
 _SHADOW_BYTES = 2 * 1024**2
 _SHOWN_PINS = 4
+#: What an environment cannot do without: the interpreter that it leads to, and how that finds its packages.
+_STAMPED = ("venv/bin/python", "venv/pyvenv.cfg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +83,14 @@ class Environments:
         request = await read(spec, interpreter, environment=bench.environment, owner=session.owner)
         digests = await bench.thread(_digests, request.local_files, session.owner)
         asked = digest_of("environment", session.owner.uid, request.digest(interpreter, digests))
-        known = bench.linked(asked)
+        known = await bench.linked(asked)
         if known is not None:
             return Environment(known, interpreter, is_new=False)
         resolving = partial(self._resolve_and_build, field, request, interpreter, digests, asked)
         try:
             key, built = await bench.share(("environment", asked), resolving)
         except NetworkError as error:
-            known = bench.linked(asked, expired=True)
+            known = await bench.linked(asked, expired=True)
             if known is None:
                 raise
             bench.reporter(field)("index not reachable, the last resolution is used", error.cause)
@@ -134,7 +136,7 @@ class Environments:
         async def fill(target: Build, report: Report, _room: Room) -> Made:
             report("reading the interpreter", f"{interpreter.executable} ({interpreter.version})")
             await build_shadow(interpreter, target.path / "venv", owner=bench.session.owner)
-            return Made({"interpreter": interpreter.executable})
+            return Made({"interpreter": interpreter.executable}, stamped=_STAMPED)
 
         key = bench.key("base", interpreter.digest)
         summary = f"metadata of {interpreter.executable}"
@@ -189,7 +191,7 @@ async def _fill(
         "pins": [list(pin) for pin in lock.pins],
     }
     units = await asyncio.to_thread(_units, built.site_packages, target)
-    return Made(details, fetched_bytes=downloads.fetched, units=units)
+    return Made(details, fetched_bytes=downloads.fetched, units=units, stamped=_STAMPED)
 
 
 def _units(site_packages: Path, target: Build) -> dict[str, str]:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
@@ -148,7 +148,9 @@ class Manager:
         digest = digest_of_serialized(ask.serialized)
         envs = self._of(session)
         env = envs.ready.get(digest)
-        if env is None or not self._take(session, digest, env, counted=ask.counted):
+        if env is None or not self.workshop.guard.knows(env.objects, env.generations):
+            return None
+        if not self._take(session, digest, env, counted=ask.counted):
             return None
         self.metrics.acquires.labels("hit").inc()
         if envs.tell(ask.job_id, digest):
@@ -181,6 +183,9 @@ class Manager:
 
     async def _acquire(self, session: Session, ask: Ask, listener: Listener | None) -> ReadyEnv:
         digest = digest_of_serialized(ask.serialized)
+        ready = await self._still_ready(session, ask, digest)
+        if ready is not None:
+            return ready
         self._of(session).raise_known(digest)
         if self.draining:
             raise DrainingError("the daemon is shutting down", remedy="ask again in a moment")
@@ -202,6 +207,37 @@ class Manager:
         reused = env.objects and not env.built
         log.write("runtime env is already prepared and is reused" if reused else "runtime env is ready")
         return env
+
+    async def _still_ready(self, session: Session, ask: Ask, digest: str) -> ReadyEnv | None:
+        """A ready env, referenced for the caller, whose objects had to be looked at first."""
+        envs = self._of(session)
+        env = envs.ready.get(digest)
+        if env is None:
+            return None
+        try:
+            async with asyncio.timeout(ask.seconds):
+                stands = await self._stand(env)
+        except TimeoutError:
+            raise _timed_out(ask.seconds) from None
+        if not (stands and self._take(session, digest, env, counted=ask.counted)):
+            return None
+        if envs.tell(ask.job_id, digest):
+            self._tell_reuse(session, ask)
+        return replace(env, built=False)
+
+    async def _stand(self, env: ReadyEnv) -> bool:
+        """Whether the objects that an env's context names are there, and whole as far as can be seen."""
+        store = self.workshop.store
+        for key, generation in zip(env.objects, env.generations, strict=True):
+            entry = store.keep(key)
+            if entry is None:
+                return False
+            try:
+                if entry.generation != generation or not await self.workshop.guard.stands(entry):
+                    return False
+            finally:
+                store.unhold(key, entry.generation)
+        return True
 
     async def _ready_env(
         self,

@@ -43,14 +43,15 @@ class Packages:
             DownloadError: it cannot be had; NetworkError where that may pass.
         """
         fresh = digest_of("package", uri)
-        known = bench.linked(fresh)
+        known = await bench.linked(fresh)
         if known is not None:
             return known, False
         context = self._context(bench)
         sizes: list[int] = []
         token = await self._token(uri, fresh, context, bench, field, sizes.append)
         version = digest_of("package", uri, token)
-        known = bench.linked(fresh, expired=True) if token is _UNREACHABLE else bench.linked(version)
+        unreachable = token is _UNREACHABLE
+        known = await bench.linked(fresh if unreachable else version, expired=unreachable)
         if known is not None:
             await bench.link(fresh, known.key, None if _is_immutable(uri) else self._ttl)
             return known, False

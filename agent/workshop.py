@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ray_envd.agent.errors import EnvError
+from ray_envd.agent.guard import Guard
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.once import Once
 from ray_envd.agent.progress import Event, Progress
@@ -63,6 +64,7 @@ class Workshop:
         self.once = Once()
         self.space = Space(budget, store.stored_bytes, self.thread, UvCaches(store, self.thread))
         self.after_build: Callable[[], None] = lambda: None
+        self.guard = Guard(store)
         self._slots = asyncio.Semaphore(parallelism)
         self._progress: dict[Hashable, Progress] = {}
         self._threads = ThreadPoolExecutor(max_workers=16, thread_name_prefix="store")
@@ -75,6 +77,7 @@ class Workshop:
     def close(self) -> None:
         """Ends the threads once their work is done."""
         self._threads.shutdown(wait=True)
+        self.guard.close()
 
     async def obtain(
         self,
@@ -95,11 +98,24 @@ class Workshop:
             EnvError: the builder's own, or there is no room.
         """
         built = False
-        while (entry := self.store.hold(key)) is None:
+        while (entry := await self.hold(key)) is None:
             make = partial(self._make, key, owner, builder, field, summary, reserve)
             await self.share(key, make, listener)
             built = True
         return entry, built
+
+    async def hold(self, key: ObjectKey) -> Entry | None:
+        """The object if it is there and stands, held once for the caller."""
+        entry = self.store.hold(key)
+        if entry is None:
+            return None
+        stands = False
+        try:
+            stands = await self.guard.stands(entry)
+        finally:
+            if not stands:
+                self.store.unhold(key, entry.generation)
+        return entry if stands else None
 
     async def share(
         self, key: Hashable, work: Callable[[Progress], Awaitable[T]], listener: Callable[[Event], None]
@@ -299,12 +315,15 @@ class Bench:
         """Whether a request was resolved before, be it expired. Loop-safe."""
         return self.store.linked(request_digest, self.session.owner.uid) is not None
 
-    def linked(self, request_digest: str, *, expired: bool = False) -> Entry | None:
+    async def linked(self, request_digest: str, *, expired: bool = False) -> Entry | None:
         """The held object to which a request was resolved before; also an expired one if asked for."""
         link = self.store.linked(request_digest, self.session.owner.uid)
         if link is None or (not expired and link.expires is not None and link.expires < time.time()):
             return None
-        return self.hold(link.key)
+        entry = await self.workshop.hold(link.key)
+        if entry is not None:
+            self._held.append(entry)
+        return entry
 
     async def link(self, request_digest: str, key: ObjectKey, ttl: float | None) -> None:
         """Remembers what a request was resolved to, for so many seconds (None: for good)."""

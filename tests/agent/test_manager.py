@@ -18,6 +18,7 @@ from ray_envd.agent.errors import (
     NetworkError,
     SetupTimeoutError,
 )
+from ray_envd.agent.guard import Guard
 from ray_envd.agent.manager import Ask, Manager
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.preparation import Preparation
@@ -77,6 +78,7 @@ class World:
         self.metrics, self.logs = Metrics(), SetupLogWriter()
         self.budget = Budget(None, lambda: shutil.disk_usage(self.root).free, 0)
         self.workshop = Workshop(self.store, self.budget, self.metrics, 2)
+        self.workshop.guard = Guard(self.store, good_for=3600)
         self.trees = Trees()
         preparation = Preparation(self.workshop, {"pip": self.installer})
         self.manager = Manager(
@@ -160,7 +162,7 @@ async def test_the_client_server_is_not_counted(world: World) -> None:
 
 
 async def test_references_survive_the_daemon(world: World) -> None:
-    """A daemon that comes back finds counts and contexts, and a hit needs no work."""
+    """A daemon that comes back finds counts and contexts; a hit needs no more than a look at the objects."""
     session = await world.session()
     context = (await world.manager.acquire(session, ask())).context
     world.manager.hit(session, ask())
@@ -168,7 +170,11 @@ async def test_references_survive_the_daemon(world: World) -> None:
     await asyncio.to_thread(world.open)
     again = await world.session()
     assert world.manager.info(again)[0].references == 2
+    assert world.manager.hit(again, ask()) is None
+    env = await world.manager.acquire(again, ask())
+    assert (env.context, env.built) == (context, False)
     assert world.manager.hit(again, ask()) == context
+    assert world.manager.info(again)[0].references == 4
     assert world.installer.builds == 1
 
 
