@@ -1,6 +1,7 @@
 """``AdminService``: running and looking into the daemon. See ``proto/ray_envd/v1/admin.proto``."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -11,6 +12,8 @@ from grpc import aio
 from ray_envd import __version__
 from ray_envd.agent.collector import Collector
 from ray_envd.agent.errors import EnvError, Retry
+from ray_envd.agent.grpc_verify import verify
+from ray_envd.agent.integrity.verification import Verification
 from ray_envd.agent.link_server import LinkServer
 from ray_envd.agent.listing import Listing
 from ray_envd.agent.local_sessions import LocalSessions
@@ -44,11 +47,13 @@ class AdminService(services.AdminServiceServicer):
         sessions: LocalSessions,
         links: LinkServer,
         collector: Collector,
+        verification: Verification,
         status: Status,
         drain: Drain,
     ) -> None:
         self._manager, self._sessions, self._links = manager, sessions, links
-        self._collector, self._status, self._drain = collector, status, drain
+        self._collector, self._verification = collector, verification
+        self._status, self._drain = status, drain
         self._listing = Listing(manager.workshop.store, manager.references)
 
     @property
@@ -135,6 +140,17 @@ class AdminService(services.AdminServiceServicer):
     async def Unpin(self, request: pb.PinRequest, context: Context) -> pb.PinReply:  # noqa: N802
         """Lets an object be collected again."""
         return await self._pin(request.id, context, self._store.unpin)
+
+    async def Verify(  # noqa: N802
+        self, request: pb.VerifyRequest, context: Context
+    ) -> AsyncIterator[pb.VerifyEvent]:
+        """Reads every file of some objects or of all."""
+        entries = [await self._found(each, context) for each in request.ids] or self._store.entries()
+        shown = await self._manager.workshop.thread(self._listing.teller)
+        run = verify(self._verification, self._references, entries, shown, repair=request.repair)
+        async with contextlib.aclosing(run) as events:
+            async for event in events:
+                yield event
 
     async def Drain(self, request: pb.DrainRequest, _context: Context) -> pb.DrainReply:  # noqa: N802
         """Ends the daemon in order."""

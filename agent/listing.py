@@ -1,6 +1,7 @@
 """Objects as ``AdminService`` tells of them, one by one and in pages."""
 
 import heapq
+from collections.abc import Callable
 
 from ray_envd.agent.pb import admin_pb2 as pb
 from ray_envd.cache.collect import Collected
@@ -21,6 +22,11 @@ class Listing:
     def one(self, entry: Entry) -> pb.Object:
         """One object."""
         return self._object(entry, self._store.ledger())
+
+    def teller(self) -> Callable[[Entry], pb.Object]:
+        """Makes many messages one by one, with sizes as of now; loop-safe once it is made."""
+        ledger = self._store.ledger()
+        return lambda entry: self._object(entry, ledger)
 
     def page(self, size: int, after: str) -> tuple[list[pb.Object], str]:
         """So many objects (0: all) behind the one that a token stands for, and the next token."""

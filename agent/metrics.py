@@ -46,6 +46,9 @@ class Metrics:
         self.evictions = Counter(
             "ray_envd_evictions", "Objects collected, by kind.", ["kind"], registry=registry
         )
+        self.damaged = Counter(
+            "ray_envd_damaged", "Objects found damaged, by kind.", ["kind"], registry=registry
+        )
         self.freed_bytes = Counter("ray_envd_freed_bytes", "Bytes freed by collection.", registry=registry)
         self.stored_bytes = Gauge(
             "ray_envd_stored_bytes",

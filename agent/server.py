@@ -30,6 +30,7 @@ from ray_envd.agent.grpc_runtime_env import RuntimeEnvService
 from ray_envd.agent.grpc_server import GrpcServer
 from ray_envd.agent.http import HttpServer
 from ray_envd.agent.installers import registry
+from ray_envd.agent.integrity.service import Integrity
 from ray_envd.agent.layers import Layers
 from ray_envd.agent.link_server import LinkServer
 from ray_envd.agent.local_sessions import LocalSessions
@@ -93,8 +94,10 @@ class Daemon:
         )
         self.collector = Collector(self.workshop, self.references, _limits(settings))
         self.workshop.space.rooms = self.collector
-        self.workshop.after_build = self.collector.poke
-        self.manager.on_release = self.collector.poke
+        self.integrity = Integrity(self.workshop, self.references, lambda: self.manager.busy > 0)
+        self.integrity.sealer.after_seal = self.collector.poke
+        self.workshop.after_build = self._after_build
+        self.manager.on_release = self._on_release
         self.links = LinkServer(
             link_socket(settings.socket),
             self.manager,
@@ -107,7 +110,13 @@ class Daemon:
             self.manager, self.collector, budget, str(settings.store), settings.budget_bytes
         )
         admin = AdminService(
-            self.manager, self._sessions, self.links, self.collector, self._status, self.drain
+            self.manager,
+            self._sessions,
+            self.links,
+            self.collector,
+            self.integrity.verification,
+            self._status,
+            self.drain,
         )
         self._grpc = GrpcServer(RuntimeEnvService(self.manager, self._sessions), admin)
         self._inner = settings.socket.parent / f".{settings.socket.name}.{secrets.token_hex(4)}"
@@ -131,6 +140,7 @@ class Daemon:
         await self.links.start()
         self._spawn(self.links.end_lost_sessions(recorded), "end lost sessions")
         self._spawn(self.collector.run(), "collector")
+        self._spawn(self.integrity.run(), "integrity")
         self._spawn(self._watch_loop(), "loop lag")
         self._spawn(self._keep_synced(), "sync")
         if self.settings.idle_exit:
@@ -193,6 +203,14 @@ class Daemon:
                     await asyncio.to_thread(self.store.sync)
                 except OSError as error:
                     _log.warning("what was built last may not survive a loss of power: %s", error)
+
+    def _after_build(self) -> None:
+        self.collector.poke()
+        self.integrity.built()
+
+    def _on_release(self) -> None:
+        self.collector.poke()
+        self.integrity.released()
 
     def _sessions_changed(self) -> None:
         self._idle_since = time.monotonic()

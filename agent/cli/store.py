@@ -16,7 +16,7 @@ from ray_envd.agent.humanize import SIZE_FORMS, Size, parse_size
 from ray_envd.cache.text import bytes_text
 
 
-def _complete_id(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_id(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The ids of the daemon's objects, for shells; nothing where there is no daemon."""
     try:
         with ctx.ensure_object(State).client() as client:
@@ -26,7 +26,7 @@ def _complete_id(ctx: click.Context, _parameter: click.Parameter, incomplete: st
     return [CompletionItem(o.short_id, help=o.summary) for o in objects if o.short_id.startswith(incomplete)]
 
 
-_ids = click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=_complete_id)
+_ids = click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_id)
 
 
 @click.command()

@@ -29,6 +29,8 @@ from ray_envd.agent.client.messages import (
     Removed,
     Session,
     Stats,
+    User,
+    Verified,
     Victim,
     short_id,
 )
@@ -52,6 +54,8 @@ __all__ = [
     "Removed",
     "Session",
     "Stats",
+    "User",
+    "Verified",
     "Victim",
     "short_id",
 ]

@@ -1,7 +1,7 @@
 """The client for programs with an event loop: the methods of :class:`Client`, to be awaited."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -146,6 +146,24 @@ class AsyncClient:
     async def unpin(self, object_id: str) -> messages.Object:
         """Lets an object be collected again."""
         return await self._call(calls.pin(object_id, pinned=False))
+
+    async def verify(
+        self, ids: Sequence[str] = (), *, repair: bool = False
+    ) -> AsyncGenerator[messages.Verified, None]:
+        """Reads every file of objects, all of them if none is named; one event each, in any order."""
+        method = self._channel.unary_stream(
+            calls.VERIFY,
+            request_serializer=pb.VerifyRequest.SerializeToString,
+            response_deserializer=pb.VerifyEvent.FromString,
+        )
+        stream: Any = method(pb.VerifyRequest(ids=ids, repair=repair), metadata=self._metadata)
+        try:
+            async for message in stream:
+                yield messages.verified(message)
+        except grpc.RpcError as error:
+            raise await asyncio.to_thread(from_rpc, error, self._shown) from None
+        finally:
+            stream.cancel()
 
     async def drain(self, deadline_seconds: float = 0) -> int:
         """Ends the daemon in order; returns how many builds were cut off."""

@@ -1,6 +1,6 @@
 """The client for ordinary programs."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -186,6 +186,31 @@ class Client:
     def unpin(self, object_id: str) -> messages.Object:
         """Lets an object be collected again."""
         return self._call(calls.pin(object_id, pinned=False))
+
+    def verify(
+        self, ids: Sequence[str] = (), *, repair: bool = False
+    ) -> Generator[messages.Verified, None, None]:
+        """Reads every file of objects, all of them if none is named; one event each, in any order.
+
+        What is damaged is not handed out any more. With ``repair`` it is removed unless somebody stands on
+        it.
+
+        Raises:
+            RemoteError: ``not_found``, ``invalid_argument`` (ambiguous).
+        """
+        method = self._channel.unary_stream(
+            calls.VERIFY,
+            request_serializer=pb.VerifyRequest.SerializeToString,
+            response_deserializer=pb.VerifyEvent.FromString,
+        )
+        stream: Any = method(pb.VerifyRequest(ids=ids, repair=repair), metadata=self._metadata)
+        try:
+            for message in stream:
+                yield messages.verified(message)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self._shown) from None
+        finally:
+            stream.cancel()
 
     def drain(self, deadline_seconds: float = 0) -> int:
         """Ends the daemon in order; returns how many builds were cut off. 0: the daemon's own deadline."""

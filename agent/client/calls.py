@@ -21,6 +21,7 @@ RuntimeEnv = Mapping[str, Any] | str
 _ADMIN = "/ray_envd.v1.AdminService/"
 _RAY = "/ray.rpc.RuntimeEnvService/"
 CREATE = f"{_ADMIN}CreateRuntimeEnv"
+VERIFY = f"{_ADMIN}Verify"
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),

@@ -185,6 +185,43 @@ class Removed:
 
 
 @dataclass(frozen=True, slots=True)
+class User:
+    """An env of a session that stands on an object."""
+
+    session_id: str
+    session_dir: str
+    runtime_env: str
+    references: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What the verification of one object came to.
+
+    Attributes:
+        done: how many objects have been verified, with this one.
+        total: how many there are to verify.
+        object: which.
+        damage: why it is out of service; empty if it is whole.
+        files: those that are not as they were.
+        unlike_record: those that never were what their wheel's RECORD says.
+        error: why it could not be verified; empty if it was.
+        freed_bytes: what its removal freed; None if it stays.
+        users: who stands on it.
+    """
+
+    done: int
+    total: int
+    object: Object
+    damage: str
+    files: tuple[str, ...]
+    unlike_record: tuple[str, ...]
+    error: str
+    freed_bytes: int | None
+    users: tuple[User, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EnvInfo:
     """One env of the gRPC session, as ``ray list runtime-envs`` would show it."""
 
@@ -266,6 +303,18 @@ def collection(message: pb.GcReply) -> Collection:
         for victim in message.victims
     )
     return Collection(victims, message.freed_bytes, message.remaining_bytes)
+
+
+def verified(message: pb.VerifyEvent) -> Verified:
+    """One object's verification."""
+    return Verified(
+        **_same(message, "done", "total", "damage", "error"),
+        object=stored(message.object),
+        files=tuple(message.files),
+        unlike_record=tuple(message.unlike_record),
+        freed_bytes=message.freed_bytes if message.HasField("freed_bytes") else None,
+        users=tuple(User(**_same(user, *User.__slots__)) for user in message.users),
+    )
 
 
 def infos(message: ray_pb.GetRuntimeEnvsInfoReply) -> EnvInfos:

@@ -257,6 +257,48 @@ class PinReply(_message.Message):
     object: Object
     def __init__(self, object: _Optional[_Union[Object, _Mapping]] = ...) -> None: ...
 
+class VerifyRequest(_message.Message):
+    __slots__ = ("ids", "repair")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    REPAIR_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    repair: bool
+    def __init__(self, ids: _Optional[_Iterable[str]] = ..., repair: _Optional[bool] = ...) -> None: ...
+
+class VerifyUser(_message.Message):
+    __slots__ = ("session_id", "session_dir", "runtime_env", "references")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_DIR_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_ENV_FIELD_NUMBER: _ClassVar[int]
+    REFERENCES_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    session_dir: str
+    runtime_env: str
+    references: int
+    def __init__(self, session_id: _Optional[str] = ..., session_dir: _Optional[str] = ..., runtime_env: _Optional[str] = ..., references: _Optional[int] = ...) -> None: ...
+
+class VerifyEvent(_message.Message):
+    __slots__ = ("done", "total", "object", "damage", "files", "unlike_record", "error", "freed_bytes", "users")
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_FIELD_NUMBER: _ClassVar[int]
+    DAMAGE_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    UNLIKE_RECORD_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    FREED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    USERS_FIELD_NUMBER: _ClassVar[int]
+    done: int
+    total: int
+    object: Object
+    damage: str
+    files: _containers.RepeatedScalarFieldContainer[str]
+    unlike_record: _containers.RepeatedScalarFieldContainer[str]
+    error: str
+    freed_bytes: int
+    users: _containers.RepeatedCompositeFieldContainer[VerifyUser]
+    def __init__(self, done: _Optional[int] = ..., total: _Optional[int] = ..., object: _Optional[_Union[Object, _Mapping]] = ..., damage: _Optional[str] = ..., files: _Optional[_Iterable[str]] = ..., unlike_record: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ..., freed_bytes: _Optional[int] = ..., users: _Optional[_Iterable[_Union[VerifyUser, _Mapping]]] = ...) -> None: ...
+
 class DrainRequest(_message.Message):
     __slots__ = ("deadline_seconds",)
     DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]

@@ -69,6 +69,11 @@ class AdminServiceStub:
                 request_serializer=ray__envd_dot_v1_dot_admin__pb2.PinRequest.SerializeToString,
                 response_deserializer=ray__envd_dot_v1_dot_admin__pb2.PinReply.FromString,
                 _registered_method=True)
+        self.Verify = channel.unary_stream(
+                '/ray_envd.v1.AdminService/Verify',
+                request_serializer=ray__envd_dot_v1_dot_admin__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=ray__envd_dot_v1_dot_admin__pb2.VerifyEvent.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/ray_envd.v1.AdminService/Drain',
                 request_serializer=ray__envd_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
@@ -123,6 +128,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Verify(self, request, context):
+        """Reads every file; what is damaged is not handed out any more. One event an object, in any order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Drain(self, request, context):
         """Takes no new work, waits for what is in flight, then ends the daemon.
         """
@@ -167,6 +179,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Unpin,
                     request_deserializer=ray__envd_dot_v1_dot_admin__pb2.PinRequest.FromString,
                     response_serializer=ray__envd_dot_v1_dot_admin__pb2.PinReply.SerializeToString,
+            ),
+            'Verify': grpc.unary_stream_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=ray__envd_dot_v1_dot_admin__pb2.VerifyRequest.FromString,
+                    response_serializer=ray__envd_dot_v1_dot_admin__pb2.VerifyEvent.SerializeToString,
             ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
@@ -363,6 +380,33 @@ class AdminService:
             '/ray_envd.v1.AdminService/Unpin',
             ray__envd_dot_v1_dot_admin__pb2.PinRequest.SerializeToString,
             ray__envd_dot_v1_dot_admin__pb2.PinReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ray_envd.v1.AdminService/Verify',
+            ray__envd_dot_v1_dot_admin__pb2.VerifyRequest.SerializeToString,
+            ray__envd_dot_v1_dot_admin__pb2.VerifyEvent.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,47 @@
+"""All that keeps objects whole, wired once."""
+
+import asyncio
+from collections.abc import Callable
+
+from ray_envd.agent.integrity.damage import Damage
+from ray_envd.agent.integrity.patrol import Patrol
+from ray_envd.agent.integrity.sealing import Sealer
+from ray_envd.agent.integrity.verification import Verification
+from ray_envd.agent.workshop import Workshop
+from ray_envd.cache.references import References
+from ray_envd.cache.store import Entry
+
+
+class Integrity:
+    """One per daemon.
+
+    Attributes:
+        verification: for those who ask.
+        sealer: seals what is built.
+    """
+
+    def __init__(self, workshop: Workshop, references: References, is_building: Callable[[], bool]) -> None:
+        """``is_building`` says whether work that somebody waits for is under way."""
+        self._damage = Damage(workshop)
+        self._workshop = workshop
+        self.sealer = Sealer(workshop, self._damage, is_building)
+        self._patrol = Patrol(workshop, references, self._damage)
+        self.verification = Verification(workshop, references, self._damage, self.sealer)
+        workshop.guard.on_damage = self._found_wanting
+
+    async def run(self) -> None:
+        """Seals and looks after objects until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.sealer.run(), name="sealer")
+            group.create_task(self._patrol.run(), name="patrol")
+
+    def built(self) -> None:
+        """Something was built."""
+        self.sealer.poke()
+
+    def released(self) -> None:
+        """Somebody has left."""
+        self._patrol.poke()
+
+    async def _found_wanting(self, entry: Entry, reason: str) -> None:
+        await self._damage.suspect(entry, reason)
