@@ -1,4 +1,4 @@
-"""A file system of its own whose power can fail: ext4 in a file, mounted by a loop device. Only for root.
+"""A file system of its own whose power can fail: in a file, mounted by a loop device. Only for root.
 
 The power fails by the kernel's own word for it, FS_IOC_SHUTDOWN without a flush of the log, which xfstests
 uses too: from that instant nothing more is written to the device, and what was written is all that the next
@@ -6,9 +6,10 @@ mount finds, after it has replayed the journal. So everything that was not synce
 kernel chose to write before. It does not tear or reorder what had been written: the device is taken to keep
 its word about flushes.
 
-The mount asks for the worst that ext4 allows: its journal is not committed by a timer, and files that are
-renamed over others are not written first (``noauto_da_alloc``). A stranger makes it worse: whoever else syncs
-a file on the same file system commits names and sizes of everybody's files, without their content.
+Of ext4 the mount asks for the worst that it allows: its journal is not committed by a timer, and files that
+are renamed over others are not written first (``noauto_da_alloc``), which xfs never does. A stranger makes it
+worse: whoever else syncs a file on the same file system commits names and sizes of everybody's files, without
+their content.
 """
 
 import contextlib
@@ -22,7 +23,12 @@ from pathlib import Path
 
 _SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN
 _NO_LOG_FLUSH = 2
-_BYTES = 192 * 1024**2
+_BYTES = 320 * 1024**2  # xfs will not be smaller
+_MAKE = {
+    "ext4": ("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0"),
+    "xfs": ("mkfs.xfs", "-q", "-f"),
+}
+_OPTIONS = {"ext4": "loop,commit=300,noauto_da_alloc", "xfs": "loop"}
 
 
 class Disk:
@@ -32,19 +38,19 @@ class Disk:
         folder: where it is mounted.
     """
 
-    def __init__(self, image: Path, folder: Path) -> None:
-        self.folder, self._image = folder, image
+    def __init__(self, image: Path, folder: Path, kind: str) -> None:
+        self.folder, self._image, self._kind = folder, image, kind
         self._mounted = threading.Lock()  # held by whoever has a file open, or changes what is mounted
 
     @classmethod
     @contextlib.contextmanager
-    def make(cls, place: Path) -> Iterator["Disk"]:
-        """A new one below a folder, mounted; unmounted in the end, whatever happened."""
-        disk = cls(place / "image", place / "mount")
+    def make(cls, place: Path, kind: str) -> Iterator["Disk"]:
+        """A new one below a folder, of ext4 or xfs, mounted; unmounted in the end, whatever happened."""
+        disk = cls(place / "image", place / "mount", kind)
         disk.folder.mkdir()
         with disk._image.open("wb") as file:
             file.truncate(_BYTES)
-        subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0", disk._image], check=True)
+        subprocess.run([*_MAKE[kind], disk._image], check=True)
         disk._mount()
         try:
             yield disk
@@ -52,8 +58,8 @@ class Disk:
             disk._unmount()
 
     def _mount(self) -> None:
-        options = "loop,commit=300,noauto_da_alloc"
-        subprocess.run(["mount", "-t", "ext4", "-o", options, self._image, self.folder], check=True)
+        command = ["mount", "-t", self._kind, "-o", _OPTIONS[self._kind], self._image, self.folder]
+        subprocess.run(command, check=True)
 
     def _unmount(self) -> None:
         if subprocess.run(["umount", self.folder], check=False, capture_output=True).returncode:

@@ -9,13 +9,17 @@ from power import PoweredLife
 from promises import goes_on, holds
 from world import World
 
-ALONE, WITH_A_STRANGER = pytest.param(False, id="alone"), pytest.param(True, id="beside a stranger")
+EXT4, XFS = pytest.param(("ext4", False), id="ext4"), pytest.param(("xfs", False), id="xfs")
+#: Beside a stranger who syncs all the time.
+EXT4_TOO = pytest.param(("ext4", True), id="ext4, with a stranger")
+XFS_TOO = pytest.param(("xfs", True), id="xfs, with a stranger")
 
 
 @pytest.fixture
 def life(world: World, loop_device: None, request: pytest.FixtureRequest) -> Iterator[PoweredLife]:
     """A life on a disk of its own that has made and got everything; beside a stranger or not."""
-    with world.powered_life(stranger=request.param) as found:
+    kind, stranger = request.param
+    with world.powered_life(kind, stranger=stranger) as found:
         found.start()
         found.attach("a")
         for env in found.uses:
@@ -27,7 +31,7 @@ def _epoch(life: PoweredLife) -> dict[str, object]:
     return dict(json.loads((life.store / "epoch.json").read_bytes()))
 
 
-@pytest.mark.parametrize("life", [ALONE, WITH_A_STRANGER], indirect=True)
+@pytest.mark.parametrize("life", [EXT4, EXT4_TOO, XFS, XFS_TOO], indirect=True)
 def test_what_was_made_a_moment_ago(world: World, life: PoweredLife) -> None:
     """It may be lost, but what is handed out is whole, and all can be had again."""
     life.lose_power()
@@ -35,7 +39,7 @@ def test_what_was_made_a_moment_ago(world: World, life: PoweredLife) -> None:
     goes_on(life)
 
 
-@pytest.mark.parametrize("life", [WITH_A_STRANGER], indirect=True)
+@pytest.mark.parametrize("life", [EXT4_TOO], indirect=True)
 def test_what_the_daemon_has_synced_survives(world: World, life: PoweredLife) -> None:
     """Soon after a build it is on disk, and a power failure during the next build does not cost it."""
     wait_until(lambda: _epoch(life)["settled"], 30, "the sync")
@@ -53,7 +57,7 @@ def test_what_the_daemon_has_synced_survives(world: World, life: PoweredLife) ->
     goes_on(life)
 
 
-@pytest.mark.parametrize("life", [ALONE], indirect=True)
+@pytest.mark.parametrize("life", [XFS], indirect=True)
 def test_what_a_daemon_that_ended_had_made_survives(world: World, life: PoweredLife) -> None:
     """A drained daemon leaves nothing unwritten."""
     life.drain()
@@ -66,7 +70,7 @@ def test_what_a_daemon_that_ended_had_made_survives(world: World, life: PoweredL
     holds(life, world.objects)
 
 
-@pytest.mark.parametrize("life", [WITH_A_STRANGER], indirect=True)
+@pytest.mark.parametrize("life", [EXT4_TOO], indirect=True)
 def test_power_that_fails_again_and_again(world: World, life: PoweredLife) -> None:
     """Also a store that was recovered a moment ago stands it."""
     for _ in range(3):

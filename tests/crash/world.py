@@ -78,9 +78,10 @@ class World:
             self.start_steps = life.steps()
 
     def lose_power_at(self, step: int, recovery_step: int) -> list[Step]:
-        """As :meth:`kill_at`, with a loss of power in place of each kill; half of them beside a stranger."""
+        """As :meth:`kill_at`, with losses of power, on ext4 or xfs; half beside a stranger."""
         options = {"crash_at": step, "recovery_crash_at": recovery_step}
-        with self.powered_life(stranger=bool(step % 2), **options) as life:
+        kind = "xfs" if recovery_step % 3 == 0 else "ext4"
+        with self.powered_life(kind, stranger=bool(step % 2), **options) as life:
             return self._live(life)
 
     def _live(self, life: Life) -> list[Step]:
@@ -91,11 +92,11 @@ class World:
         return life.crashes
 
     @contextlib.contextmanager
-    def powered_life(self, *, stranger: bool, **options: Any) -> Iterator[PoweredLife]:
+    def powered_life(self, kind: str, *, stranger: bool, **options: Any) -> Iterator[PoweredLife]:
         """A new life on a disk of its own."""
         with contextlib.ExitStack() as stack:
             place = Path(tempfile.mkdtemp(prefix="d", dir=self.folder))
-            disk = stack.enter_context(Disk.make(place))
+            disk = stack.enter_context(Disk.make(place, kind))
             if stranger:
                 stack.enter_context(disk.stranger())
             yield stack.enter_context(self.life(PoweredLife, disk=disk, **options))
