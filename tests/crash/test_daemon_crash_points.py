@@ -49,18 +49,21 @@ def _live(world: World, points: list[Point], life: Callable[[int, int], list[Ste
             return life(*point)
         except Exception as error:  # noqa: BLE001 - all points are tried, and all failures shown
             failures.append(f"{point}: {error!r}\n" + "\n".join(getattr(error, "__notes__", ())))
+            sys.stdout.write(f"{failures[-1]}\n")
             return []
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for crashes in pool.map(attempt, points):
+        for number, crashes in enumerate(pool.map(attempt, points), 1):
             died += crashes
+            if not number % 50:
+                sys.stdout.write(f"{number} points of {len(points)}, {len(failures)} failures\n")
     names = {step.name for step in died}
     missed = {step.name for step in world.steps} - names
     sys.stdout.write(
         f"{len(points)} points, {len(died)} deaths at {len(names)} different steps; not at {len(missed)}:\n"
         + "".join(f"{name}\n" for name in sorted(missed))
     )
-    assert not failures, f"{len(failures)} failures:\n" + "\n\n".join(failures)
+    assert not failures, "\n\n".join(failures)
     return died
 
 
