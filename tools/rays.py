@@ -39,6 +39,7 @@ class RayNode:
     environment: dict[str, str] = field(default_factory=dict)
     dashboard: bool = False
     auth: bool = True
+    cpus: int = 8
     token: str = field(default_factory=lambda: secrets.token_hex(32))
     mark: str = field(default_factory=lambda: f"node-{secrets.token_hex(6)}")
     process: subprocess.Popen[bytes] | None = None
@@ -116,25 +117,35 @@ class RayNode:
         raise NodeError(f"{problem}\n{log.read_text(errors='replace')[-4000:]}")
 
     def _command(self) -> list[str]:
-        gcs, client, dashboard, listen, metrics = map(str, self.ports)
-        options = {
-            "--node-ip-address": "127.0.0.1",
+        # Blocking: the command stays, watches its children, and ends them when it is told to end.
+        command = [str(self.python), "-m", "ray.scripts.scripts", "start", "--block"]
+        options = {**self._role(), **self._options()}
+        return [*command, *(word for option in options.items() for word in option if word)]
+
+    def _role(self) -> dict[str, str]:
+        """What makes it a cluster."""
+        gcs, client, dashboard, *_ = map(str, self.ports)
+        return {
+            "--head": "",
             "--port": gcs,
             "--ray-client-server-port": client,
             "--dashboard-port": dashboard,
+            "--include-dashboard": str(self.dashboard).lower(),
+        }
+
+    def _options(self) -> dict[str, str]:
+        *_, listen, metrics = map(str, self.ports)
+        return {
+            "--node-ip-address": "127.0.0.1",
             "--dashboard-agent-listen-port": listen,
             "--metrics-export-port": metrics,
             "--temp-dir": str(self.folder),
             # Any free ports: two clusters of this machine must not reach for the same range.
             "--min-worker-port": "0",
             "--max-worker-port": "0",
-            "--num-cpus": "8",
+            "--num-cpus": str(self.cpus),
             "--object-store-memory": "80000000",
-            "--include-dashboard": str(self.dashboard).lower(),
         }
-        # Blocking: the command stays, watches its children, and ends them when it is told to end.
-        command = [str(self.python), "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-        return [*command, *(word for option in options.items() for word in option)]
 
     def pids(self, name: str) -> list[int]:
         """The cluster's processes whose program's name or first argument's end is ``name``."""
@@ -159,17 +170,15 @@ class RayNode:
     # drivers
 
     def spawn(self, arguments: Sequence[str | Path], **changes: Any) -> subprocess.Popen[str]:
-        """Starts this Ray's Python as a driver, its output in one pipe."""
+        """Starts this Ray's Python as a driver, its output in one pipe unless told otherwise."""
         environment = {**self.variables(), "RAY_ADDRESS": self.address, **changes.pop("environment", {})}
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(
             [str(self.python), *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
             text=True,
             env=environment,
             cwd=changes.pop("cwd", self.folder),
-            **changes,
+            **{**streams, **changes},
         )
 
     def run(self, script: Path, payload: Any, timeout: float = 180.0, **changes: Any) -> "Answer":
@@ -186,6 +195,18 @@ class RayNode:
             output, _ = process.communicate()
             raise NodeError(f"{script.name} was not done after {timeout:g} s\n{output[-4000:]}") from None
         return Answer.of(process.returncode, output)
+
+
+@dataclass
+class MoreNode(RayNode):
+    """Another raylet of a cluster, on this machine, with folders of its own (Ray 2.5x and later)."""
+
+    head: RayNode | None = None
+
+    def _role(self) -> dict[str, str]:
+        if self.head is None:
+            raise NodeError("another node needs a head")
+        return {"--address": self.head.address, "--include-log-monitor": "false"}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,278 @@
+"""What must hold when a soak is over; each check says what it found."""
+
+import base64
+import csv
+import hashlib
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from daemons import admin_of, stats_of
+from processes import alive, marked, wait_until
+from rays import RayNode
+from soak_chaos import Strike
+from soak_place import HIGH_BYTES, Cluster, Place, environment_of
+from soak_world import Draws
+
+from ray_envd.agent.pb import admin_pb2
+
+#: What Ray raises where a worker or its node died.
+_DEATHS = {
+    "ActorDiedError",
+    "ActorUnavailableError",
+    "LocalRayletDiedError",
+    "NodeDiedError",
+    "OwnerDiedError",
+    "WorkerCrashedError",
+}
+_SLACK = 1.0  # seconds in which a worker may still begin what its dead raylet gave it
+_TROUBLE = re.compile(r"Traceback|never retrieved|was never awaited|unexpectedly|\bCRITICAL\b")
+_STOCK = "this node runs on Ray's stock runtime-env agent"
+_GROWTH = 6 * 1024**2  # bytes of memory that a daemon may gain by some tens of envs
+_CALM_SECONDS = 100.0  # for the daemon's look once a minute
+
+
+@dataclass(frozen=True)
+class Check:
+    """An invariant, and how it stands."""
+
+    name: str
+    ok: bool
+    found: str
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """What came of all tasks and calls of actors."""
+
+    results: Sequence[dict[str, Any]]
+    attempts: Sequence[dict[str, Any]]
+    strikes: Sequence[Strike]
+
+    @classmethod
+    def read(cls, results: Iterable[Path], attempts: Path, strikes: Sequence[Strike]) -> "Tasks":
+        """Reads what the drivers and workers wrote; a line that a kill cut off is left out."""
+        lines = [record for path in results for record in _lines(path)]
+        return cls(lines, _lines(attempts), strikes)
+
+    def outcome(self, result: dict[str, Any]) -> str:
+        """``done``, ``refused as expected``, ``raylet killed``, ``failed`` or ``wrong``."""
+        error = result.get("error")
+        if not error:
+            return "wrong" if result["problems"] or result["refused"] else "done"
+        if result["refused"] and error == "RuntimeEnvSetupError" and result["refused"] in result["message"]:
+            return "refused as expected"
+        return "raylet killed" if error in _DEATHS and self._lost_its_raylet(result) else "failed"
+
+    def _lost_its_raylet(self, result: dict[str, Any]) -> bool:
+        """Whether Ray names a node whose raylet was killed, or it last ran on such a one."""
+        killed = {strike.raylet: strike for strike in self.strikes if strike.raylet}
+        if any(strike.node and strike.node in result["message"] for strike in killed.values()):
+            return True
+        began = [each for each in self.attempts if each["id"] == result["id"]]
+        if not began:
+            return False
+        last = max(began, key=lambda each: each["began"])
+        strike = killed.get(last["raylet"])
+        return strike is not None and strike.at > last["began"] - _SLACK
+
+    def check(self) -> Check:
+        """No task failed but those whose own raylet was killed, and none saw another env than its own."""
+        bad = [result for result in self.results if self.outcome(result) in {"failed", "wrong"}]
+        shown = [
+            f"{each['kind']}: {each.get('error', 'wrong')}: "
+            f"{str(each.get('message') or each.get('problems'))[-1500:]}"
+            for each in bad[:5]
+        ]
+        found = "\n".join([f"{len(bad)} of {len(self.results)} failed or saw what is not theirs", *shown])
+        return Check(
+            "no task failed but those whose raylet was killed", bool(self.results) and not bad, found
+        )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+# with the cluster up
+
+
+def references(cluster: Cluster) -> Check:
+    """No session holds fewer references than it has workers in prepared envs; more are lost replies."""
+    with admin_of(cluster.place.socket) as admin:
+        counted = {each.raylet_pid: each.references for each in admin.List(admin_pb2.ListRequest()).sessions}
+    found, ok = [], len(counted) == len(cluster.nodes)
+    for node in cluster.nodes:
+        (raylet,) = node.pids("raylet")
+        workers = len(_workers(node))
+        have = counted.get(raylet, -1)
+        ok = ok and have >= workers
+        found.append(f"raylet {raylet}: {workers} workers, {have} references")
+    return Check("no live worker is without a reference, no dead raylet has a session", ok, "; ".join(found))
+
+
+def _workers(node: RayNode) -> list[int]:
+    return [pid for pid in node.pids("default_worker.py") if environment_of(pid).get("SOAK_JOB")]
+
+
+def growth(place: Place, python: Path, draws: Draws, count: int) -> Check:
+    """The same work again and again leaves no descriptor, thread or memory behind in the daemon."""
+    envs = [json.dumps(draws.of("pip").runtime_env) for _ in range(4)]
+    vars_ = [json.dumps(draws.of("env_vars").runtime_env) for _ in range(count)]
+    _create(place, python, [*envs, *vars_])
+    before = _figures(place)
+    _create(place, python, [*envs, *vars_] * 2)
+    after = _figures(place)
+    grown = [b - a for a, b in zip(before, after, strict=True)]
+    ok = grown[0] <= 2 and grown[1] <= 2 and grown[2] <= _GROWTH  # noqa: PLR2004 - a pooled connection
+    found = (
+        f"descriptors {before[0]} -> {after[0]}, threads {before[1]} -> {after[1]}, "
+        f"memory {before[2] >> 20} -> {after[2] >> 20} MiB over {2 * (len(envs) + count)} envs"
+    )
+    return Check("the daemon leaks nothing", ok, found)
+
+
+def _create(place: Place, python: Path, envs: Iterable[str]) -> None:
+    with admin_of(place.socket) as admin:
+        for env in envs:
+            request = admin_pb2.CreateRuntimeEnvRequest(serialized_runtime_env=env, python=str(python))
+            for event in admin.CreateRuntimeEnv(request, timeout=120):
+                if event.HasField("failure"):
+                    raise AssertionError(f"{env}: {event.failure.message}")
+
+
+def _figures(place: Place) -> tuple[int, int, int]:
+    """Descriptors but for the catalog's, of which each thread has some; threads; resident bytes."""
+    pid = place.daemon_pid()
+    folder, count = Path(f"/proc/{pid}/fd"), 0
+    for path in folder.iterdir():
+        try:
+            count += "catalog-v1" not in str(path.readlink())
+        except FileNotFoundError:
+            continue
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return count, int(status["Threads"]), int(status["VmRSS"].split()[0]) * 1024
+
+
+# with the cluster gone
+
+
+def nothing_held(place: Place) -> Check:
+    """Sessions and references end with their raylets."""
+
+    def held() -> Any:
+        stats = stats_of(place.socket)
+        return stats if not (stats.sessions or stats.references or stats.building) else None
+
+    try:
+        wait_until(held, 30, every=0.2)
+    except TimeoutError:
+        pass
+    stats = stats_of(place.socket)
+    found = f"{stats.sessions} sessions, {stats.references} references, {stats.building} builds"
+    return Check(
+        "no session and no reference is left", not (stats.sessions + stats.references + stats.building), found
+    )
+
+
+def sizes(place: Place) -> Check:
+    """What the daemon says that it stores is what du says, within 1 %, and below the high watermark."""
+    end, found = time.monotonic() + _CALM_SECONDS, ""
+    while True:
+        stats, real = stats_of(place.socket), _du(place.store)
+        said = stats.object_bytes + stats.uv_cache_bytes + stats.other_bytes
+        kept = stats.object_bytes + stats.uv_cache_bytes
+        ok = abs(said - real) <= real / 100 and kept <= HIGH_BYTES
+        found = f"stats {said:,}, du {real:,}; objects and uv's cache {kept:,}, high watermark {HIGH_BYTES:,}"
+        if ok or time.monotonic() > end:
+            return Check("the store is as large as it says, and not above its high watermark", ok, found)
+        time.sleep(2)
+
+
+def _du(folder: Path) -> int:
+    done = subprocess.run(["du", "-s", "-B1", folder], capture_output=True, text=True, check=False)
+    return int(done.stdout.split()[0])
+
+
+def whole(place: Place) -> Check:
+    """Every file of every object against the RECORD of its wheel."""
+    problems, objects, files = [], 0, 0
+    for marker in (place.store / "markers-v1").glob("*/*/*.json"):
+        owner, kind = marker.parts[-3:-1]
+        folder = place.store / "users" / owner / "objects-v1" / kind / marker.name.removesuffix(".json")
+        objects += 1
+        if not folder.is_dir():
+            problems.append(f"{marker} has no object")
+        for record in folder.glob("venv/lib/python*/site-packages/soak_*.dist-info/RECORD"):
+            found, count = _against(record)
+            files += count
+            problems += found
+    text = f"{objects} objects, {files} files of wheels compared"
+    return Check("every object is whole", not problems and objects > 0, "\n".join([text, *problems[:5]]))
+
+
+def _against(record: Path) -> tuple[list[str], int]:
+    site, problems, count = record.parent.parent, [], 0
+    for name, digest, _size in csv.reader(record.read_text().splitlines()):
+        if not digest:
+            continue
+        count += 1
+        try:
+            content = (site / name).read_bytes()
+        except OSError as error:
+            problems.append(f"{site / name}: {error.strerror}")
+            continue
+        found = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+        if digest != f"sha256={found}":
+            problems.append(f"{site / name} is not what its wheel has")
+    return problems, count
+
+
+def residue(place: Place) -> Check:
+    """Nothing staged, nothing in the trash, nothing without a marker."""
+    store = place.store
+
+    def left() -> list[str]:
+        found = [path for name in ("staging", "trash") for path in store.glob(f"users/*/{name}/*")]
+        for path in store.glob("users/*/objects-v1/*/*"):
+            owner, kind = path.parts[-4], path.parts[-2]
+            markers = store / "markers-v1" / owner / kind
+            if not any((markers / f"{path.name}{end}").exists() for end in (".json", ".damaged.json")):
+                found.append(path)
+        return sorted(str(path.relative_to(store)) for path in found)
+
+    try:
+        wait_until(lambda: not left(), 20, every=0.2)
+    except TimeoutError:
+        pass
+    found = left()
+    return Check("no residue in the store", not found, ", ".join(found[:8]) or "none")
+
+
+def logs(place: Place, nodes: Sequence[RayNode]) -> Check:
+    """No traceback in the daemons' log, and no link that gave up on the daemon."""
+    lines = place.log.read_text(errors="replace").splitlines()
+    found = [line for line in lines if _TROUBLE.search(line)]
+    for node in nodes:
+        for path in node.folder.glob("session_2*/logs/runtime_env_agent*"):
+            found += [line for line in path.read_text(errors="replace").splitlines() if _STOCK in line]
+    return Check("no traceback in a log, no link on stock", not found, "\n".join(found[:8]) or "none")
+
+
+def no_process(place: Place, nodes: Sequence[RayNode], tools: Callable[[], list[int]]) -> Check:
+    """No tool, daemon, link or worker is left once all was told to end."""
+    left = [*tools(), *marked(str(place.socket)), *(pid for node in nodes for pid in marked(node.mark))]
+    left = sorted({pid for pid in left if alive(pid) and pid != os.getpid()})
+    return Check("no process is left", not left, ", ".join(map(str, left)) or "none")
