@@ -118,6 +118,14 @@ class BuildError(EnvError):
     title = "could not be installed"
 
 
+class InterruptedToolError(BuildError):
+    """A tool or its child was killed from outside: by the kernel where memory is short, or by somebody."""
+
+    code = "interrupted"
+    retry = Retry.TRANSIENT
+    title = "was interrupted"
+
+
 class ToolMissingError(EnvError):
     """A program that is needed is not on this node."""
 

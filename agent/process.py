@@ -47,6 +47,11 @@ class Completed:
     returncode: int
     lines: tuple[str, ...]
 
+    @property
+    def killed_by(self) -> str:
+        """The name of the signal that ended it; empty where it ended by itself."""
+        return signal.Signals(-self.returncode).name if self.returncode < 0 else ""
+
     def tail(self, count: int = 20) -> tuple[str, ...]:
         """The last lines that are not blank."""
         return tuple([line for line in self.lines if line.strip()][-count:])

@@ -16,6 +16,7 @@ from ray_envd.agent.python.request import Request
 from ray_envd.agent.python.resolve import Lock, flags, header, ray_changed
 from ray_envd.agent.python.scripts import retarget
 from ray_envd.agent.python.shadow import make_tree, shadow_python, write_metadata
+from ray_envd.agent.python.tool_errors import interrupted
 from ray_envd.agent.python.tools import Work, write_private
 from ray_envd.cache.owner import acting_as
 
@@ -100,6 +101,8 @@ async def check(request: Request, work: Work, site_packages: Path) -> None:
     await asyncio.to_thread(_view, work, site_packages, view)
     arguments = ["pip", "check", "--python", str(shadow_python(view))]
     completed = await uv.run(work, [*arguments, "--no-config"], {})
+    if completed.killed_by:
+        raise interrupted("uv", completed, field=work.field, log=None, doing="check for conflicts")
     if completed.returncode:
         raise BuildError(
             f"{request.field}_check found conflicts",

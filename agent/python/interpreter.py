@@ -14,6 +14,7 @@ from typing import Any
 from ray_envd.agent import process
 from ray_envd.agent.errors import ToolMissingError, UnsupportedError
 from ray_envd.agent.python.remembered import Remembered
+from ray_envd.agent.python.tool_errors import interrupted
 from ray_envd.cache.owner import Owner, acting_as
 
 _log = logging.getLogger(__name__)
@@ -210,6 +211,8 @@ async def _probe(
     source = await asyncio.to_thread(_SCRIPT.read_text)
     completed = await process.run([executable, *flags, "-c", source], env=environment, cwd="/", owner=owner)
     found = [line for line in completed.lines if line.startswith(_PREFIX)]
+    if completed.killed_by:
+        raise interrupted(executable, completed, field=None, log=None, doing="say what it is")
     if completed.returncode or not found:
         raise ToolMissingError(
             f"{executable} does not run as a Python interpreter of version 3.9 or later",

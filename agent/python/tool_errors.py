@@ -8,15 +8,19 @@ from ray_envd.agent.errors import (
     DiskFullError,
     DownloadError,
     EnvError,
+    InterruptedToolError,
     InvalidSpecError,
     NetworkError,
     ResolutionError,
 )
+from ray_envd.agent.process import Completed
 
 #: Lines of a tool that go into the message: uv explains in a few, a build's traceback takes more.
 _TAIL = 40
 
 _ERROR = re.compile(r"\s*error[: ]\s*", re.IGNORECASE)
+
+_KILLED = "it is tried again; if it happens again, see whether the node is short of memory"
 
 _Rule = tuple[re.Pattern[str], type[EnvError], str]
 
@@ -27,6 +31,12 @@ def _rule(pattern: str, error: type[EnvError], remedy: str) -> _Rule:
 
 #: The first match decides. The order is from what is certain to what is general.
 _RULES: Sequence[_Rule] = (
+    # A child of the tool: the interpreter, a build backend, a compiler. "-9" is as pip puts it.
+    _rule(
+        r"signal: 9 \(sigkill\)|died with <signals\.sigkill|exit code: -9\b|killed signal terminated program",
+        InterruptedToolError,
+        _KILLED,
+    ),
     _rule(r"no space left on device|disk quota exceeded", DiskFullError, "free disk space on the node"),
     _rule(
         r"hash mismatch|do not match the hashes|hashes are required|must have a hash",
@@ -96,6 +106,22 @@ def classify(tool: str, lines: Sequence[str], *, field: str, log: str, doing: st
     matching = ((error, remedy) for pattern, error, remedy in _RULES if pattern.search(text))
     error, remedy = next(matching, (BuildError, "see the tool's output"))
     return error(_cause(tool, said, doing), field=field, remedy=remedy, output=_explanation(said), log=log)
+
+
+def interrupted(
+    tool: str, completed: Completed, *, field: str | None, log: str | None, doing: str
+) -> EnvError:
+    """The error of a tool that a signal ended; what it said before does not matter.
+
+    Args:
+        tool: its name for the message.
+        completed: how it ended; its lines are redacted.
+        field: ``pip`` or ``uv``; None where it is not one field's.
+        log: path of the full output, if there is one.
+        doing: what it was to do.
+    """
+    cause = f"{tool} was killed ({completed.killed_by}) before it could {doing}"
+    return InterruptedToolError(cause, field=field, remedy=_KILLED, output=completed.tail(), log=log)
 
 
 def _cause(tool: str, said: Sequence[str], doing: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ray_envd.agent import process
 from ray_envd.agent.process import Completed
-from ray_envd.agent.python.tool_errors import classify
+from ray_envd.agent.python.tool_errors import classify, interrupted
 from ray_envd.agent.python.tools import Work
 
 _CERTIFICATES = ("UV_SYSTEM_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -79,6 +79,8 @@ async def failure(
     """The error for a run that failed; writes the full output to the logs."""
     path = work.logs / f"{work.field}-{tool}-{work.workdir.name}.log"
     log = await asyncio.to_thread(process.save_log, path, list(argv), completed, work.owner)
+    if completed.killed_by:
+        return interrupted(tool, completed, field=work.field, log=log, doing=doing)
     return classify(tool, completed.lines, field=work.field, log=log, doing=doing)
 
 

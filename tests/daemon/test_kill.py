@@ -138,6 +138,28 @@ def test_what_a_killed_daemon_was_running_ends(home: Daemon, make_raylet: MakeRa
     assert left_over(home.store) == []
 
 
+@pytest.mark.parametrize("victim", ["uv", "the build"])
+def test_a_killed_tool_is_run_again(
+    home: Daemon, make_raylet: MakeRaylet, tmp_path: Path, victim: str
+) -> None:
+    """Where memory is short the kernel kills uv or what it builds with: the raylet gets its env anyway."""
+    home.start()
+    raylet = make_raylet(home)
+    slow = Slow(tmp_path, 600)
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(raylet.create, slow.env)
+        wait_until(lambda: slow.begun and len(slow.processes) > 2, 20, "the build")
+        slow.hurry()
+        uv, *build = slow.processes
+        for pid in [uv] if victim == "uv" else build:
+            os.kill(pid, signal.SIGKILL)
+        created = pending.result()
+    assert created.ok, created.error
+    assert slow.begun == 2
+    wait_until(lambda: not slow.processes, 5, "the end of what the first run started")
+    assert left_over(home.store) == []
+
+
 def test_a_killed_raylet_takes_link_and_references_with_it(home: Daemon, make_raylet: MakeRaylet) -> None:
     """Its link ends within five seconds, its references end, and the other session stays."""
     home.start()

@@ -7,6 +7,7 @@ from ray_envd.agent.errors import (
     DiskFullError,
     DownloadError,
     EnvError,
+    InterruptedToolError,
     InvalidSpecError,
     NetworkError,
     ResolutionError,
@@ -49,6 +50,26 @@ SAID: dict[str, tuple[type[EnvError], list[str]]] = {
             "  cause: ConnectionError: connection refused",
         ],
     ),
+    "uv build killed": (
+        InterruptedToolError,
+        [
+            "error: Failed to build `killed==1.0`",
+            "  cause: The build backend returned an error",
+            "  cause: Call to `backend.build_wheel` failed (signal: 9 (SIGKILL))",
+        ],
+    ),
+    "a build's child killed": (
+        InterruptedToolError,
+        [
+            "error: Failed to build `killed==1.0`",
+            "  cause: Call to `backend.build_wheel` failed (exit status: 1)",
+            "subprocess.CalledProcessError: Command '['cc']' died with <Signals.SIGKILL: 9>.",
+        ],
+    ),
+    "uv's interpreter killed": (
+        InterruptedToolError,
+        ["error: Querying Python at `v/bin/python` failed with exit status signal: 9 (SIGKILL)"],
+    ),
     "uv disk": (
         DiskFullError,
         ["error: failed to write", "  cause: No space left on device (os error 28)"],
@@ -76,6 +97,10 @@ SAID: dict[str, tuple[type[EnvError], list[str]]] = {
     "pip build": (
         BuildError,
         ["error: subprocess-exited-with-error", "python setup.py egg_info did not run"],
+    ),
+    "pip build killed": (
+        InterruptedToolError,
+        ["error: subprocess-exited-with-error", "│ exit code: -9"],
     ),
     "unknown": (BuildError, ["something nobody has seen"]),
 }
