@@ -1,6 +1,7 @@
 """What must hold when a soak is over; each check says what it found."""
 
 import base64
+import contextlib
 import csv
 import hashlib
 import json
@@ -176,10 +177,8 @@ def nothing_held(place: Place) -> Check:
         stats = stats_of(place.socket)
         return stats if not (stats.sessions or stats.references or stats.building) else None
 
-    try:
+    with contextlib.suppress(TimeoutError):
         wait_until(held, 30, every=0.2)
-    except TimeoutError:
-        pass
     stats = stats_of(place.socket)
     found = f"{stats.sessions} sessions, {stats.references} references, {stats.building} builds"
     return Check(
@@ -207,20 +206,30 @@ def _du(folder: Path) -> int:
 
 
 def whole(place: Place) -> Check:
-    """Every file of every object against the RECORD of its wheel."""
+    """Every file of every object against the RECORD of its wheel; what is collected meanwhile is left out."""
     problems, objects, files = [], 0, 0
     for marker in (place.store / "markers-v1").glob("*/*/*.json"):
         owner, kind = marker.parts[-3:-1]
         folder = place.store / "users" / owner / "objects-v1" / kind / marker.name.removesuffix(".json")
-        objects += 1
-        if not folder.is_dir():
-            problems.append(f"{marker} has no object")
-        for record in folder.glob("venv/lib/python*/site-packages/soak_*.dist-info/RECORD"):
-            found, count = _against(record)
-            files += count
+        found, count = _object(folder)
+        if marker.exists():
+            objects, files = objects + 1, files + count
             problems += found
     text = f"{objects} objects, {files} files of wheels compared"
-    return Check("every object is whole", not problems and objects > 0, "\n".join([text, *problems[:5]]))
+    return Check("every object is whole", not problems and files > 0, "\n".join([text, *problems[:5]]))
+
+
+def _object(folder: Path) -> tuple[list[str], int]:
+    if not folder.is_dir():
+        return [f"{folder} is not there"], 0
+    problems, files = [], 0
+    for record in folder.glob("venv/lib/python*/site-packages/soak_*.dist-info/RECORD"):
+        try:
+            found, count = _against(record)
+        except FileNotFoundError:
+            continue
+        problems, files = [*problems, *found], files + count
+    return problems, files
 
 
 def _against(record: Path) -> tuple[list[str], int]:
@@ -253,10 +262,8 @@ def residue(place: Place) -> Check:
                 found.append(path)
         return sorted(str(path.relative_to(store)) for path in found)
 
-    try:
+    with contextlib.suppress(TimeoutError):
         wait_until(lambda: not left(), 20, every=0.2)
-    except TimeoutError:
-        pass
     found = left()
     return Check("no residue in the store", not found, ", ".join(found[:8]) or "none")
 

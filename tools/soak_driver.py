@@ -1,9 +1,9 @@
-"""A job of the soak: submits tasks and actors in changing envs until it is told to end, and writes what came of each.
+"""A job of the soak: tasks and actors in changing envs until it is told to end; writes what came of each.
 
 Runs in Ray's interpreter. stdin: {"address", "world", "seed", "job": folder, "data": its digest, "variables",
-"inflight", "results": file, "stop": file, "attempts": file, "drain": seconds}. A line of ``results`` is one task:
-{"id", "kind", "runtime_env", "refused", "submitted", "ended", "error", "message", "problems", "began"}; a line
-of ``attempts`` says that a task began on a raylet: {"id", "raylet", "began"}. Times are Unix seconds.
+"inflight", "results": file, "stop": file, "attempts": file, "drain": seconds}. A line of ``results`` is one
+task: {"id", "kind", "runtime_env", "refused", "submitted", "ended", "error", "message", "problems", "began"};
+a line of ``attempts`` says that a task began on a raylet: {"id", "raylet", "began"}. Times are Unix seconds.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""Where the soak happens: one daemon that comes back however it dies, and a cluster of a head and more raylets.
+"""Where the soak happens: one daemon that comes back however it dies, a cluster of a head and more raylets.
 
-Everything is started here and found again by its id, its mark or the store that it names, never by a bare name.
+Everything is started here and found again by its id, its mark or the store that it names, never by its name.
 """
 
 import contextlib
@@ -37,6 +37,7 @@ _SETTINGS = {
 HIGH_BYTES = 20 * _MIB
 _LOCKED = 5  # a daemon's exit code for "another one has the store"
 _START_SECONDS = 20.0
+_CPUS = 3  # of each node: so many workers of it may start at once
 #: A raylet that was killed is to be known as dead soon; one that is slow is to live. No workers in advance.
 _RAY = {
     "RAY_health_check_initial_delay_ms": "2000",
@@ -46,8 +47,8 @@ _RAY = {
     "RAY_prestart_worker_first_driver": "0",
 }
 
-#: argv[1] is "supervised" where the supervisor starts it; links that must leave it to him hear that another was
-#: faster.
+#: argv[1] is "supervised" where the supervisor starts it; links that must leave it to him hear that another
+#: was faster.
 _SCRIPT = """#!/bin/sh
 [ "$1" = supervised ] || [ ! -e {flag} ] || exit {locked}
 export SOAK_CLOCK={clock} LD_PRELOAD={library}
@@ -147,9 +148,9 @@ class Place:
         """Starts the daemon where that is the supervisor's turn; called again and again by one thread."""
         if self._child is not None and self._child.poll() is not None:
             self._child = None
-        if self._flag.exists() and self._child is None and time.monotonic() >= self.due:
-            if self.daemon_pid() is None:
-                self._start()
+        due = self._flag.exists() and self._child is None and time.monotonic() >= self.due
+        if due and self.daemon_pid() is None:
+            self._start()
 
     def _start(self) -> None:
         self._child = subprocess.Popen(
@@ -213,7 +214,7 @@ class Cluster:
         environment = {"RAY_ENVD_SOCKET": str(self.place.socket), **_RAY}
         self._begin(self._look_after_daemon)
         self.place.wait_served()
-        self.head = RayNode(python, self.place.folder / "h", environment, cpus=1).start()
+        self.head = RayNode(python, self.place.folder / "h", environment, cpus=_CPUS).start()
         for number in range(self.more_nodes):
             node = MoreNode(
                 python,
@@ -221,7 +222,7 @@ class Cluster:
                 environment,
                 token=self.head.token,
                 head=self.head,
-                cpus=2,
+                cpus=_CPUS,
             )
             self.more.append(node)
             self._start(node)

@@ -91,20 +91,17 @@ class Report:
         figures = self.figures()
         counted = ", ".join(str(figures[name]) for name in ("builds", "hits", "failures"))
         stored = f"{figures['most bytes stored'] >> 20} MiB; {HIGH_BYTES >> 20} MiB"
-        when = datetime.fromtimestamp(self.started, UTC).strftime("%Y-%m-%d")
         lines = [
             "# Chaos soak",
             "",
-            "Real Ray under load while daemon, links, tools and raylets are killed, the daemon's clock jumps and a",
-            "small budget keeps collection busy. Written by `tools/soak.py`; what it does stands there.",
+            "Real Ray under load while daemon, links, tools and raylets are killed, the daemon's clock jumps",
+            "and a small budget keeps collection busy. Written by `tools/soak.py`; what it does stands there.",
             "",
             "```console",
             f"$ {command}",
             "```",
             "",
-            f"{when}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}, Python "
-            f"{platform.python_version()}, ray-envd {__version__}, Ray {RAY}, uv {_uv_version()}; "
-            f"{self.minutes:g} minutes, seed {self.seed}. **{'Every invariant held.' if self.ok else 'FAILED.'}**",
+            self._where(),
             "",
             "| what must hold | held | found |",
             "| --- | --- | --- |",
@@ -132,6 +129,15 @@ class Report:
             "",
         ]
         return "\n".join(lines)
+
+    def _where(self) -> str:
+        when = datetime.fromtimestamp(self.started, UTC).strftime("%Y-%m-%d")
+        machine = f"{len(os.sched_getaffinity(0))} cores, Linux {platform.release()}"
+        versions = (
+            f"Python {platform.python_version()}, ray-envd {__version__}, Ray {RAY}, uv {_uv_version()}"
+        )
+        verdict = "Every invariant held." if self.ok else "FAILED."
+        return f"{when}, {machine}, {versions}; {self.minutes:g} minutes, seed {self.seed}. **{verdict}**"
 
     def write(self, markdown: Path | None, data: Path | None, command: str) -> None:
         """Writes what was asked for."""

@@ -1,7 +1,7 @@
 """What the soak's tasks ask for: packages and archives made for it, and runtime envs drawn from them.
 
 Standard library only: the driver imports it in Ray's own interpreter. With each env comes what a worker in it
-must see, down to the digests of files, so that a wrong or half-built env is found out, not only one that fails.
+must see, down to the digests of files, so that a wrong or half-built env is found out.
 """
 
 import base64
