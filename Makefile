@@ -21,7 +21,7 @@ VENV := .venv/.ready
 RAYS := .work/ray-2.60.0/.ready .work/ray-2.49.1/.ready
 STUBS := .work/ray-2.6.3/.ready
 
-.PHONY: help demo test test-fast check proto bench lock rays clean debian
+.PHONY: help demo test test-fast check proto bench soak lock rays clean debian
 
 help: ## this list
 	@echo "ray-envd: make <target>"
@@ -47,6 +47,10 @@ bench: $(VENV) .work/ray-2.60.0/.ready ## measure; every script in benchmarks/
 	  [ -e "$$script" ] || { echo "benchmarks/ holds no script yet"; break; }; \
 	  echo "== $$script"; $(BIN)/python "$$script" $(ARGS); \
 	done
+
+soak: $(VENV) .work/ray-2.60.0/.ready ## real Ray while everything is killed, ten minutes (ARGS="--minutes 60 --seed 7")
+	@tools/debian.sh gcc=gcc
+	@$(BIN)/python tools/soak.py $(ARGS)
 
 lock: $(VENV) ## resolve every lock file anew (UPGRADE=1: to the newest versions)
 	@tools/lock.sh $(if $(UPGRADE),--upgrade)

@@ -1,19 +1,15 @@
-"""What goes wrong during a soak, and what is watched meanwhile."""
+"""What goes wrong during a soak."""
 
-import contextlib
 import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import grpc
-from daemons import stats_of
-from processes import alive, kill
-from soak_place import Cluster, Place, environment_of
+from processes import kill
+from soak_cluster import Cluster
+from soak_place import Place
 
 #: How often each is struck.
 TARGETS = {"daemon": 34, "tool": 38, "clock": 14, "raylet": 7, "link": 7}
@@ -138,77 +134,6 @@ def _program(pid: int) -> str:
     return " ".join(Path(word).name if word.startswith("/") else word for word in words[:3])[:60]
 
 
-@dataclass
-class Watch:
-    """Looks at daemon and workers once a second while all this goes on.
-
-    Attributes:
-        last: of each daemon, the last figures that it gave.
-        most_stored: most bytes of objects and uv's cache at any look.
-        most_resident: most bytes of memory of any daemon.
-        problems: what must never be.
-    """
-
-    cluster: Cluster
-    last: dict[int, Any] = field(default_factory=dict)
-    most_stored: int = 0
-    most_resident: int = 0
-    workers_seen: int = 0
-    problems: list[str] = field(default_factory=list)
-    _stopping: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Looks from now on."""
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Looks no more."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping.wait(1.0):
-            with contextlib.suppress(grpc.RpcError):
-                self._look_at_daemon()
-            self._look_at_workers()
-
-    def _look_at_daemon(self) -> None:
-        if self.cluster.place.daemon_pid() is None:
-            return
-        stats = stats_of(self.cluster.place.socket)
-        self.last[stats.pid] = stats
-        self.most_stored = max(self.most_stored, stats.object_bytes + stats.uv_cache_bytes)
-        self.most_resident = max(self.most_resident, stats.resident_bytes)
-
-    def _look_at_workers(self) -> None:
-        """What a worker of a living raylet runs in must be there, whatever is collected."""
-        for node in self.cluster.nodes:
-            raylets = node.pids("raylet")
-            for pid, env in worker_envs(node, self.cluster.place.store):
-                self.workers_seen += 1
-                gone = not Path(env, "bin", "python").exists()
-                if gone and alive(pid) and raylets and all(map(alive, raylets)):
-                    self.problems.append(f"worker {pid} lost its environment {env}")
-
-    def total(self, name: str) -> int:
-        """A counter over all daemons, each as last seen before its end."""
-        return sum(int(getattr(stats, name)) for stats in self.last.values())
-
-
-def worker_envs(node: Any, store: Path) -> list[tuple[int, str]]:
-    """The workers of a node that run in an environment of the store: pid and the environment's folder."""
-    found = []
-    for pid in node.pids("default_worker.py"):
-        variables = environment_of(pid)
-        env = variables.get("VIRTUAL_ENV", "")
-        if env.startswith(str(store)):
-            found.append((pid, env))
-    return found
-
-
-def summary(strikes: list[Strike]) -> Counter[str]:
+def summary(strikes: Sequence[Strike]) -> Counter[str]:
     """How often each target was struck."""
     return Counter(strike.target for strike in strikes)

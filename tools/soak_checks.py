@@ -18,7 +18,9 @@ from daemons import admin_of, stats_of
 from processes import alive, marked, wait_until
 from rays import RayNode
 from soak_chaos import Strike
-from soak_place import HIGH_BYTES, Cluster, Place, environment_of
+from soak_cluster import Cluster
+from soak_place import HIGH_BYTES, Place
+from soak_watch import Watch, references, workers_of
 from soak_world import Draws
 
 from ray_envd.agent.pb import admin_pb2
@@ -110,22 +112,27 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 # with the cluster up
 
 
-def references(cluster: Cluster) -> Check:
-    """No session holds fewer references than it has workers in prepared envs; more are lost replies."""
-    with admin_of(cluster.place.socket) as admin:
-        counted = {each.raylet_pid: each.references for each in admin.List(admin_pb2.ListRequest()).sessions}
-    found, ok = [], len(counted) == len(cluster.nodes)
-    for node in cluster.nodes:
-        (raylet,) = node.pids("raylet")
-        workers = len(_workers(node))
-        have = counted.get(raylet, -1)
-        ok = ok and have >= workers
-        found.append(f"raylet {raylet}: {workers} workers, {have} references")
-    return Check("no live worker is without a reference, no dead raylet has a session", ok, "; ".join(found))
+def sessions(cluster: Cluster) -> Check:
+    """Each living raylet has a session and no other; references above its workers are of lost replies."""
+    counted = references(cluster)
+    raylets = {node.pids("raylet")[0]: len(workers_of(node)) for node in cluster.nodes}
+    ok = set(counted) == set(raylets) and all(counted[pid] >= count for pid, count in raylets.items())
+    found = [
+        f"raylet {pid}: {raylets.get(pid)} workers, {count} references" for pid, count in counted.items()
+    ]
+    return Check("each living raylet has a session, no dead one has", ok, "; ".join(found))
 
 
-def _workers(node: RayNode) -> list[int]:
-    return [pid for pid in node.pids("default_worker.py") if environment_of(pid).get("SOAK_JOB")]
+def watched(watch: Watch) -> list[Check]:
+    """What held at each look."""
+    lost = [problem for problem in watch.problems if " lost " in problem]
+    short = [problem for problem in watch.problems if problem not in lost]
+    environments = "\n".join([f"{watch.environments} looks", *lost[:3]])
+    compared = "\n".join([f"{watch.compared} looks", *short[:3]])
+    return [
+        Check("no worker ever lost its environment", watch.environments > 0 and not lost, environments),
+        Check("no worker was ever without a reference", watch.compared > 0 and not short, compared),
+    ]
 
 
 def growth(place: Place, python: Path, draws: Draws, count: int) -> Check:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import uv
-from soak_chaos import TARGETS, Strike, Watch, summary
+from soak_chaos import TARGETS, Strike, summary
 from soak_checks import Check, Tasks
-from soak_place import HIGH_BYTES, RAY
+from soak_cluster import RAY
+from soak_place import HIGH_BYTES
+from soak_watch import Watch
 
 from ray_envd import __version__
 
@@ -50,7 +52,7 @@ class Report:
             "tasks": len(self.tasks.results),
             "outcomes": {name: outcomes[name] for name in _OUTCOMES},
             "attempts begun": len(self.tasks.attempts),
-            "kills and jumps": {name: summary(list(self.strikes))[name] for name in TARGETS},
+            "kills and jumps": {name: summary(self.strikes)[name] for name in TARGETS},
             "daemons": len(self.watch.last),
             "builds": self.watch.total("builds"),
             "hits": self.watch.total("hits"),
@@ -58,7 +60,6 @@ class Report:
             "collected objects": len(_COLLECTED.findall(self.log)),
             "most bytes stored": self.watch.most_stored,
             "most resident bytes": self.watch.most_resident,
-            "looks at workers": self.watch.workers_seen,
             "raylets that failed to start": len(self.notes),
         }
 
@@ -94,8 +95,8 @@ class Report:
         lines = [
             "# Chaos soak",
             "",
-            "Real Ray under load while daemon, links, tools and raylets are killed, the daemon's clock jumps",
-            "and a small budget keeps collection busy. Written by `tools/soak.py`; what it does stands there.",
+            "Real Ray under load while daemon, links, tools and raylets are killed, the daemon's clock",
+            "jumps and a small budget keeps collection busy. `tools/soak.py` wrote this and says what it does.",
             "",
             "```console",
             f"$ {command}",
@@ -118,7 +119,6 @@ class Report:
             f"| objects collected | {figures['collected objects']} |",
             f"| most stored at any look; the high watermark | {stored} |",
             f"| most memory of a daemon | {figures['most resident bytes'] >> 20} MiB |",
-            f"| looks at a worker's environment | {figures['looks at workers']} |",
             f"| raylets that did not come up at once | {figures['raylets that failed to start']} |",
             "",
             "From a task's submission to its first line, chaos, queue and the worker's own start included:",
