@@ -1,9 +1,10 @@
 """The chaos soak: real Ray under load while everything is killed that may be, and what must hold afterwards.
 
-``make soak`` runs ten minutes of it; ``make soak ARGS="--minutes 60 --seed 7"`` more. Two jobs at a time, each
-of a minute, run tasks and actors in changing envs on a head and two more raylets on one daemon, whose store
-is too small for them. Every few seconds something is killed or the daemon's clock set. Strikes and envs come
-from the seed; what they meet depends on the machine. The exit code is 1 if an invariant did not hold.
+``make soak`` runs ten minutes of it; ``make soak ARGS="--minutes 60 --seed 7"`` more. Two jobs at a time,
+each of a minute, run tasks and actors in changing envs on a head and two more raylets on one daemon, whose
+store is too small for them. Every few seconds something is killed or the daemon's clock set. Strikes and
+envs come from the seed; what they meet depends on the machine. The exit code is 1 if an invariant did not
+hold.
 """
 
 import argparse
@@ -190,7 +191,7 @@ def prepared(options: Options, say: Callable[[str], None], *, keep: bool = False
     """A soak in folders of its own; whatever happens, its processes are gone at the end."""
     folder = Path(tempfile.mkdtemp(prefix="sk-", dir="/tmp"))
     installs, notes = default_installs(os.getpid()), list[str]()
-    place = Place(folder, random.Random(options.seed))
+    place = Place(folder)
     cluster = Cluster(place, installs, options.more_nodes, notes.append)
     try:
         yield Soak(options, place, cluster, notes, say)

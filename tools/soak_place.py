@@ -3,14 +3,13 @@
 Everything is started here and found again by its id, its mark or the store that it names, never by its name.
 """
 
-import random
 import shlex
 import signal
 import struct
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from daemons import serves
@@ -44,8 +43,6 @@ class Place:
     """The folders, the daemon and the clock."""
 
     folder: Path
-    chance: random.Random
-    supervised_pids: list[int] = field(default_factory=list)
     due: float = 0.0
     _child: subprocess.Popen[bytes] | None = None
 

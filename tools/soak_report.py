@@ -96,7 +96,7 @@ class Report:
             "# Chaos soak",
             "",
             "Real Ray under load while daemon, links, tools and raylets are killed, the daemon's clock",
-            "jumps and a small budget keeps collection busy. `tools/soak.py` wrote this and says what it does.",
+            "jumps and a small budget keeps collection busy. `tools/soak.py` wrote this and tells more.",
             "",
             "```console",
             f"$ {command}",
