@@ -35,6 +35,7 @@ from ray_envd.agent.config_kinds import (
     Kind,
 )
 from ray_envd.agent.humanize import Size
+from ray_envd.agent.machine import default_parallelism
 
 _TABLE = "ray_envd.setting"
 #: Where nothing is set: the high watermark as a share of max_bytes, the low one as a share of the high one.
@@ -87,10 +88,6 @@ class Setting:
 def _row(kind: Kind, default: str, text: str, *, shown: str = "") -> dict[str, Any]:
     """The metadata of a field: the rest of its row."""
     return {_TABLE: (kind, default, shown or default, text)}
-
-
-def _cores() -> str:
-    return str(len(os.sched_getaffinity(0)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +179,12 @@ class Settings:
         metadata=_row(SECONDS, "1h", "After it, unpinned requirements and URLs are looked up anew; seconds.")
     )
     build_parallelism: int = field(
-        metadata=_row(COUNT, _cores(), "Builds that run at once.", shown="number of cores")
+        metadata=_row(
+            COUNT,
+            str(default_parallelism()),
+            "Builds that run at once; one of more than 3 s makes room for another while there is memory.",
+            shown="number of cores, at most 1 per GiB of memory",
+        )
     )
     drain_timeout: float = field(
         metadata=_row(SECONDS, "30s", "How long a stopping daemon waits for what is in flight; seconds.")

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import resource
 from pathlib import Path
 
 #: Bytes of memory that one build is expected to need at most: a compiler at work on something large.
@@ -11,6 +12,8 @@ BUILD_BYTES = 1024**3
 _MOST_PER_CORE = 4
 #: Memory limits of version 1 of cgroups say "none" by a number near this one.
 _UNLIMITED = 2**62
+
+_OPEN_FILES = 65536
 
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
@@ -58,6 +61,14 @@ def long_builds(parallelism: int) -> int:
     """Builds that may run on beside those: as many as memory allows, within reason, but one at least."""
     total = min(memory_bytes() // BUILD_BYTES, parallelism * _MOST_PER_CORE)
     return max(1, total - parallelism)
+
+
+def raise_file_limit() -> None:
+    """A thousand raylets' requests at once are a thousand sockets; a service often starts with as many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _folders(controller: str) -> list[Path]:

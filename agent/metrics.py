@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from ray_envd.agent.slots import Slots
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -60,11 +62,26 @@ class Metrics:
         self.references = Gauge("ray_envd_references", "References held by sessions.", registry=registry)
         self.sessions = Gauge("ray_envd_sessions", "Sessions attached.", registry=registry)
         self.building = Gauge("ray_envd_building", "Builds under way.", registry=registry)
+        self.waiting = Gauge(
+            "ray_envd_builds_waiting", "Builds that wait for others to end.", registry=registry
+        )
+        self.slots = Gauge(
+            "ray_envd_build_slots_used",
+            "Builds that run, by lane: young, or old (those that have run for some seconds).",
+            ["lane"],
+            registry=registry,
+        )
         self.loop_lag = Gauge(
             "ray_envd_loop_lag_seconds",
             "How late the event loop woke from its last timer.",
             registry=registry,
         )
+
+    def watch_slots(self, slots: Slots) -> None:
+        """Has the slots asked each time the figures are."""
+        self.waiting.set_function(lambda: slots.waiting)
+        self.slots.labels("young").set_function(lambda: slots.young)
+        self.slots.labels("old").set_function(lambda: slots.old)
 
     def render(self) -> bytes:
         """The text format of Prometheus, version 0.0.4."""

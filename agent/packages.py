@@ -82,7 +82,8 @@ class Packages:
         if not bench.was_linked(fresh) and _is_immutable(uri):
             return uri
         try:
-            return await validator(uri, context, field=field, report=lambda _done, total: sized(total))
+            async with bench.slot():
+                return await validator(uri, context, field=field, report=lambda _done, total: sized(total))
         except NetworkError as error:
             if not bench.was_linked(fresh):
                 raise

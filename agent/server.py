@@ -34,12 +34,14 @@ from ray_envd.agent.integrity.service import Integrity
 from ray_envd.agent.layers import Layers
 from ray_envd.agent.link_server import LinkServer
 from ray_envd.agent.local_sessions import LocalSessions
+from ray_envd.agent.machine import long_builds, raise_file_limit
 from ray_envd.agent.manager import Manager
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.packages import Packages
 from ray_envd.agent.preparation import Preparation
 from ray_envd.agent.python.interpreter import Interpreters
 from ray_envd.agent.setup_log import SetupLogWriter
+from ray_envd.agent.slots import Slots
 from ray_envd.agent.status import Status
 from ray_envd.agent.status_http import StatusFace
 from ray_envd.agent.trees import Trees
@@ -78,7 +80,9 @@ class Daemon:
             lambda: shutil.disk_usage(settings.store).free,
             settings.min_free_bytes,
         )
-        self.workshop = Workshop(store, budget, self.metrics, settings.build_parallelism)
+        slots = Slots(settings.build_parallelism, long_builds(settings.build_parallelism))
+        self.metrics.watch_slots(slots)
+        self.workshop = Workshop(store, budget, self.metrics, slots)
         self.references = References.open(store.layout.sessions)
         packages = Packages(resolution_ttl=settings.resolution_ttl, max_bytes=settings.archive_max_bytes)
         interpreters = Interpreters(lambda owner: store.user_dir(owner).interpreters)
@@ -362,5 +366,6 @@ def serve(settings: Settings) -> int:
     # Nothing of what is read at the start is garbage, and of a large store that is very much: to look at it
     # again and again takes a tenth of a second and more. Cycles are collected from when the daemon is ready.
     gc.disable()
+    raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(settings))

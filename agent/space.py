@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -67,11 +68,15 @@ class Space:
         stored: Callable[[], int],
         thread: Callable[..., Awaitable[Any]],
         uv_caches: UvCaches,
+        aside: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
-        """``thread`` runs blocking work; ``stored`` says what the objects take, and is loop-safe."""
+        """``thread`` runs blocking work; ``stored`` says what the objects take, and is loop-safe.
+
+        Who waits for room does so inside of ``aside()``, which leaves his slot to others.
+        """
         self.budget, self.uv_caches = budget, uv_caches
         self.rooms: Rooms | None = None
-        self._stored, self._thread = stored, thread
+        self._stored, self._thread, self._aside = stored, thread, aside
         self._changed = asyncio.Event()
         self._learned: dict[Hashable, int] = {}
         self._open: dict[Room, None] = {}
@@ -137,6 +142,20 @@ class Space:
     # waiting
 
     async def _reserve(self, size: int, field: str, report: Report) -> Reservation:
+        with contextlib.suppress(cache_errors.NoRoomError):
+            return await self._try(size)
+        reservation: Reservation | None = None
+        try:
+            async with self._aside():
+                reservation = await self._wait_for_room(size, field, report)
+        except BaseException:
+            # Also when cancelled while it waits for its slot again.
+            if reservation is not None:
+                reservation.release()
+            raise
+        return reservation
+
+    async def _wait_for_room(self, size: int, field: str, report: Report) -> Reservation:
         told, impatient = False, time.monotonic() + _PATIENCE
         while True:
             changed = self._changed

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from ray_envd.agent.once import Once
 from ray_envd.agent.progress import Event, Progress
 from ray_envd.agent.room import Report, Room, disk_full, to_the_end
 from ray_envd.agent.sessions import Session
+from ray_envd.agent.slots import Slots
 from ray_envd.agent.space import Space
 from ray_envd.agent.spec import RuntimeEnvSpec
 from ray_envd.agent.uv_caches import UvCaches
@@ -58,14 +60,16 @@ Builder = Callable[[Build, Report, Room], Awaitable[Made]]
 class Workshop:
     """What all requests share."""
 
-    def __init__(self, store: Store, budget: Budget, metrics: Metrics, parallelism: int) -> None:
+    def __init__(self, store: Store, budget: Budget, metrics: Metrics, slots: Slots) -> None:
         self.store = store
         self.metrics = metrics
         self.once = Once()
-        self.space = Space(budget, store.stored_bytes, self.thread, UvCaches(store, self.thread))
+        self.slots = slots
+        self.space = Space(
+            budget, store.stored_bytes, self.thread, UvCaches(store, self.thread), aside=slots.lent
+        )
         self.after_build: Callable[[], None] = lambda: None
         self.guard = Guard(store)
-        self._slots = asyncio.Semaphore(parallelism)
         self._progress: dict[Hashable, Progress] = {}
         self._threads = ThreadPoolExecutor(max_workers=16, thread_name_prefix="store")
 
@@ -88,6 +92,7 @@ class Workshop:
         field: str,
         summary: str,
         reserve: int,
+        session: str,
         listener: Callable[[Event], None],
     ) -> tuple[Entry, bool]:
         """The object of this key, held once for the caller, and whether it had to be built.
@@ -99,8 +104,8 @@ class Workshop:
         """
         built = False
         while (entry := await self.hold(key)) is None:
-            make = partial(self._make, key, owner, builder, field, summary, reserve)
-            await self.share(key, make, listener)
+            make = partial(self._make, key, owner, builder, field, summary, reserve, session)
+            await self.share(key, make, session, listener)
             built = True
         return entry, built
 
@@ -118,7 +123,11 @@ class Workshop:
         return entry if stands else None
 
     async def share(
-        self, key: Hashable, work: Callable[[Progress], Awaitable[T]], listener: Callable[[Event], None]
+        self,
+        key: Hashable,
+        work: Callable[[Progress], Awaitable[T]],
+        session: str,
+        listener: Callable[[Event], None],
     ) -> T:
         """Runs work once for all who want it now; each hears its steps, also those before he came."""
         progress = self._progress.setdefault(key, Progress())
@@ -131,7 +140,11 @@ class Workshop:
 
         stop = progress.listen(listener)
         try:
-            return await self.once.do(key, run)
+            if not self.once.running(key):
+                return await self.once.do(key, run)
+            self.slots.join(session, key)
+            async with self.slots.lent():
+                return await self.once.do(key, run)
         finally:
             stop()
 
@@ -143,6 +156,7 @@ class Workshop:
         field: str,
         summary: str,
         reserve: int,
+        session: str,
         progress: Progress,
     ) -> None:
         self.metrics.building.inc()
@@ -151,7 +165,7 @@ class Workshop:
             report = partial(progress.report, field)
 
             async def work(room: Room) -> None:
-                async with self._slots:
+                async with self.slots.slot(session, key):
                     try:
                         await self._build(key, owner, builder, report, summary, room)
                     except OSError as error:
@@ -234,6 +248,11 @@ def _disk_error(error: OSError, field: str) -> EnvError:
     )
 
 
+def _tell_queue(progress: Progress, before: int) -> None:
+    more = f"{before} more before it" if before else "none before it"
+    progress.report("runtime_env", "waiting for other builds to end,", more)
+
+
 class Bench:
     """One request at work.
 
@@ -279,6 +298,7 @@ class Bench:
             field=field,
             summary=self.spec.redactor(summary),
             reserve=reserve,
+            session=self.session.id,
             listener=self._forward,
         )
         self._held.append(entry)
@@ -287,18 +307,24 @@ class Bench:
     async def share(self, key: Hashable, work: Callable[["Bench"], Awaitable[T]]) -> T:
         """Runs work that others may want too, at a bench of its own: this request may leave before it ends.
 
-        What the work obtains is held until the work is done; the caller holds what it needs after that.
+        It has a place of :class:`Slots` from beginning to end, all that it obtains included. What it obtains
+        is held until it is done; the caller holds what it needs after that.
         """
 
         async def run(progress: Progress) -> T:
             own = Bench(self.workshop, self.session, self.spec, progress)
             own.environment.update(self.environment)
             try:
-                return await work(own)
+                async with self.workshop.slots.slot(self.session.id, key, partial(_tell_queue, progress)):
+                    return await work(own)
             finally:
                 own.close()
 
-        return await self.workshop.share(key, run, self._forward)
+        return await self.workshop.share(key, run, self.session.id, self._forward)
+
+    def slot(self) -> AbstractAsyncContextManager[None]:
+        """A place for work that nobody shares, such as a question to a server."""
+        return self.workshop.slots.slot(self.session.id)
 
     def hold(self, key: ObjectKey) -> Entry | None:
         """The object if it is there, held until this bench closes. Loop-safe."""

@@ -26,6 +26,7 @@ from ray_envd.agent.progress import Event
 from ray_envd.agent.room import Report, Room
 from ray_envd.agent.sessions import Session, SessionSettings
 from ray_envd.agent.setup_log import SetupLogWriter
+from ray_envd.agent.slots import Slots
 from ray_envd.agent.trees import Trees
 from ray_envd.agent.workshop import Bench, Made, Workshop
 from ray_envd.cache.budget import Budget
@@ -77,7 +78,7 @@ class World:
         self.references = References.open(self.store.layout.sessions)
         self.metrics, self.logs = Metrics(), SetupLogWriter()
         self.budget = Budget(None, lambda: shutil.disk_usage(self.root).free, 0)
-        self.workshop = Workshop(self.store, self.budget, self.metrics, 2)
+        self.workshop = Workshop(self.store, self.budget, self.metrics, Slots(2, 2))
         self.workshop.guard = Guard(self.store, good_for=3600)
         self.trees = Trees()
         preparation = Preparation(self.workshop, {"pip": self.installer})

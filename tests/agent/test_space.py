@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class World:
         self.others = Others()
         self.disk_free = 10**9
         budget = Budget(LIMIT, lambda: self.disk_free, 0)
-        self.space = Space(budget, lambda: self.others.stored, _thread, UvCaches(store, _thread))
+        self.space = Space(budget, lambda: self.others.stored, _thread, UvCaches(store, _thread), nullcontext)
         self.space.rooms = self.others
         self.told: list[str] = []
 
