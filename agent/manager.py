@@ -201,11 +201,6 @@ class Manager:
             error = _timed_out(ask.seconds)
             log.write(str(error), "ERROR")
             raise error from None
-        except EnvError as error:
-            log.write(str(error), "ERROR")
-            raise
-        reused = env.objects and not env.built
-        log.write("runtime env is already prepared and is reused" if reused else "runtime env is ready")
         return env
 
     async def _still_ready(self, session: Session, ask: Ask, digest: str) -> ReadyEnv | None:
@@ -252,14 +247,24 @@ class Manager:
         while True:
             key = (session.id, spec.digest)
             progress = self._progress.setdefault(key, Progress())
-            stops = [progress.listen(each) for each in (log.event, listener) if each is not None]
+            # A job's log gets each line once, however many of its tasks wait for the same env.
+            stops = [progress.listen_once(log.event, log.paths)]
+            if listener is not None:
+                stops.append(progress.listen(listener))
             try:
                 env = await self._once.do(key, partial(self._prepare_until_done, session, spec, progress))
+            except EnvError as error:
+                if progress.tell_once(log.paths):
+                    log.write(str(error), "ERROR")
+                raise
             finally:
                 for stop in stops:
                     stop()
             # No await from here to the return: the reference must not be taken for one who has gone.
             if self._take(session, spec.digest, env, counted=counted):
+                if progress.tell_once(log.paths):
+                    reused = env.objects and not env.built
+                    log.write(f"runtime env is {'already prepared and is reused' if reused else 'ready'}")
                 return env
 
     def _take(self, session: Session, digest: str, env: ReadyEnv, *, counted: bool) -> bool:

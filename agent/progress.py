@@ -6,7 +6,8 @@ happens on the event loop; threads use :meth:`Progress.from_thread`.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 Listener = Callable[["Event"], None]
@@ -43,6 +44,29 @@ class Progress:
     def __init__(self) -> None:
         self._history: list[Event] = []
         self._listeners: list[Listener] = []
+        self._alike: Counter[Hashable] = Counter()
+        self._stops: dict[Hashable, Callable[[], None]] = {}
+        self._told: set[Hashable] = set()
+
+    def listen_once(self, listener: Listener, key: Hashable) -> Callable[[], None]:
+        """:meth:`listen`, but for one of all who come with the same key; until the last of them stops."""
+        self._alike[key] += 1
+        if self._alike[key] == 1:
+            self._stops[key] = self.listen(listener)
+
+        def stop() -> None:
+            self._alike[key] -= 1
+            if not self._alike[key]:
+                self._stops.pop(key)()
+
+        return stop
+
+    def tell_once(self, key: Hashable) -> bool:
+        """Whether this is the first call with this key: how the build has ended is told once, too."""
+        if key in self._told:
+            return False
+        self._told.add(key)
+        return True
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Calls the listener with what has been and with what comes; returns the way to stop it."""

@@ -94,7 +94,11 @@ def _rotate(path: Path, count: int) -> None:
 
 
 class SetupLog:
-    """The log of one request: job, files and what must be masked."""
+    """The log of one request: job, files and what must be masked.
+
+    Attributes:
+        paths: where its lines go; requests of one job have the same.
+    """
 
     def __init__(
         self,
@@ -105,7 +109,7 @@ class SetupLog:
         redact: Redactor,
     ) -> None:
         self._writer, self._session, self._redact = writer, session, redact
-        self._paths, refused = self._resolve(job_id, log_files)
+        self.paths, refused = self._resolve(job_id, log_files)
         for name in refused:
             self.write(
                 f"config.log_files: {name!r} is outside of the log folder and is not written", "WARNING"
@@ -127,7 +131,7 @@ class SetupLog:
 
     def write(self, text: str, level: str = "INFO") -> None:
         """Writes one message, masked, in the format of Ray's own logs. Loop-safe."""
-        if not self._paths:
+        if not self.paths:
             return
         now = time.time()
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now)) + f",{int(now % 1 * 1000):03d}"
@@ -135,7 +139,7 @@ class SetupLog:
         session = self._session
         line = f"{stamp}\t{level} ray-envd -- {body}\n"
         self._writer.put(
-            _Line(session.owner, self._paths, line, session.rotate_bytes, session.rotate_count),
+            _Line(session.owner, self.paths, line, session.rotate_bytes, session.rotate_count),
         )
 
     def event(self, event: Event) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from daemons import Daemon
 from helpers import make_wheel, wait_until
-from raylet import CREATE, OK, Env, MakeRaylet, Raylet, serialize
+from raylet import CREATE, JOB, OK, Env, MakeRaylet, Raylet, serialize
 from sources import Slow, http_of, left_over
 
 from ray_envd.agent.pb import runtime_env_pb2 as pb
@@ -24,7 +24,10 @@ _SLOTS = re.compile(r"^ray_envd_build(?:s_waiting|_slots_used\{lane=\"(\w+)\"\})
 
 async def ask(raylet: Raylet, env: Env, on_answer: Callable[[], None] = lambda: None) -> str:
     """One request on a connection of its own; returns the context."""
-    body = pb.GetOrCreateRuntimeEnvRequest(serialized_runtime_env=serialize(env)).SerializeToString()
+    request = pb.GetOrCreateRuntimeEnvRequest(
+        serialized_runtime_env=serialize(env), job_id=JOB.encode(), source_process="raylet"
+    )
+    body = request.SerializeToString()
     reader, writer = await asyncio.open_connection("127.0.0.1", raylet.port)
     head = f"POST {CREATE} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
@@ -50,7 +53,7 @@ def many(raylet: Raylet, env: Env, count: int) -> tuple[list[str], float]:
 
 
 def test_a_thousand_ask_for_one_cold_env(node: Daemon, make_raylet: MakeRaylet, tmp_path: Path) -> None:
-    """It is built once, each is answered, and each has a reference."""
+    """It is built once, each is answered and has a reference, and their job reads each line once."""
     folders = [tmp_path / "one", tmp_path / "all"]
     for folder in folders:
         folder.mkdir()
@@ -63,6 +66,8 @@ def test_a_thousand_ask_for_one_cold_env(node: Daemon, make_raylet: MakeRaylet, 
     assert len(set(contexts)) == 1
     assert shared.begun == 1
     assert raylet.references() == THOUSAND + 2
+    wait_until(lambda: raylet.setup_log().count("runtime env is ready") == 3, 5, "the last line")
+    assert raylet.setup_log().count("resolved slow==1.0") == 2
     assert left_over(node.store) == []
 
 
