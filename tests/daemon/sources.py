@@ -16,6 +16,9 @@ from package_world import make_project
 from processes import marked
 from raylet import Env
 
+#: An environment of no package: what comes after it finds the interpreter known.
+NOTHING: Env = {"pip": {"packages": [], "pip_install_options": ["--no-index"]}}
+
 
 def make_zip(path: Path, files: Mapping[str, str | bytes]) -> Path:
     """A package as Ray's driver makes it, or a worse one."""

@@ -12,7 +12,7 @@ from daemons import Daemon
 from helpers import wait_until
 from processes import alive, marked
 from raylet import MakeRaylet, Raylet, serialize
-from sources import FileServer, Slow, left_over, make_zip
+from sources import NOTHING, FileServer, Slow, left_over, make_zip
 
 from ray_envd.agent.pb import runtime_env_pb2 as pb
 from ray_envd.agent.pb import runtime_env_pb2_grpc as services
@@ -69,6 +69,7 @@ def test_nothing_escapes_a_deadline(
     if uid is not None:
         request.getfixturevalue("other_users")
     raylet, slow = make_raylet(uid=uid), Slow(short_tmp, 600, escapes=True)
+    raylet.prepared(NOTHING)
     for path in (short_tmp, *short_tmp.rglob("*")):
         os.chown(path, uid or 0, uid or 0) if uid else None
     with ThreadPoolExecutor(1) as pool:
@@ -94,6 +95,7 @@ def test_another_build_is_not_touched(make_raylet: MakeRaylet, tmp_path: Path) -
         folder.mkdir()
     ends, stays = (Slow(folder, 600, escapes=True) for folder in folders)
     raylet, other = make_raylet(), make_raylet()
+    raylet.prepared(NOTHING)
     with ThreadPoolExecutor(2) as pool:
         pending = pool.submit(other.create, stays.env)
         spared = begun(stays)

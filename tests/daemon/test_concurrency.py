@@ -14,7 +14,7 @@ import pytest
 from daemons import Daemon
 from helpers import make_wheel, wait_until
 from raylet import CREATE, JOB, OK, Env, MakeRaylet, Raylet, serialize
-from sources import Slow, http_of, left_over
+from sources import NOTHING, Slow, http_of, left_over
 
 from ray_envd.agent.pb import runtime_env_pb2 as pb
 
@@ -58,7 +58,7 @@ def test_a_thousand_ask_for_one_cold_env(node: Daemon, make_raylet: MakeRaylet, 
     for folder in folders:
         folder.mkdir()
     raylet, (alone, shared) = make_raylet(), (Slow(folder, 2) for folder in folders)
-    raylet.prepared({"pip": {"packages": [], "pip_install_options": ["--no-index"]}})
+    raylet.prepared(NOTHING)
     _, single = many(raylet, alone.env, 1)
     contexts, together = many(raylet, shared.env, THOUSAND)
     sys.stderr.write(f"one: {single:.3f} s, {THOUSAND}: {together:.3f} s, ratio {together / single:.3f}\n")

@@ -11,7 +11,7 @@ from daemons import Daemon
 from helpers import wait_until
 from processes import alive
 from raylet import CREATE, Env, MakeRaylet, Raylet, serialize
-from sources import FileServer, Slow, descriptors, left_over, make_zip
+from sources import NOTHING, FileServer, Slow, descriptors, left_over, make_zip
 
 from ray_envd.agent.pb import runtime_env_pb2 as pb
 
@@ -30,6 +30,8 @@ def quiet(node: Daemon) -> Iterator[None]:
 def test_a_build_that_takes_too_long(node: Daemon, make_raylet: MakeRaylet, tmp_path: Path) -> None:
     """The message says so, in time; two seconds later no process of the build is left."""
     raylet, slow = make_raylet(), Slow(tmp_path, 600)
+    raylet.prepared(NOTHING)
+    raylet.delete(NOTHING)
     started = time.monotonic()
     message = raylet.refused(slow.env, timeout=4)
     assert 3.9 < time.monotonic() - started < 6
