@@ -22,7 +22,7 @@ from pathlib import Path
 from ray_envd.agent import process_tree
 from ray_envd.agent.errors import ToolMissingError
 from ray_envd.agent.process_tree import Brand
-from ray_envd.cache.owner import Owner, acting_as
+from ray_envd.cache.owner import Owner
 
 _log = logging.getLogger(__name__)
 #: One thread a running tool; builds are bounded elsewhere, so this is never the limit.
@@ -274,18 +274,6 @@ async def run(
             f"{argv[0]} cannot be run: {error.strerror}",
             remedy="run `ray-envd doctor` on this node",
         ) from error
-
-
-def save_log(path: Path, argv: Sequence[str], completed: Completed, owner: Owner) -> str:
-    """Writes a tool's full output where its user can read it; blocking. Returns the path.
-
-    Pass lines that are already redacted.
-    """
-    with acting_as(owner):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        text = "\n".join((f"$ {' '.join(argv)}", *completed.lines, f"exit code {completed.returncode}", ""))
-        path.write_text(text)
-    return str(path)
 
 
 def adopt(store: Path) -> int:

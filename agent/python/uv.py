@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from ray_envd.agent import process
+from ray_envd.agent import process, tool_logs
 from ray_envd.agent.process import Completed
 from ray_envd.agent.python.tool_errors import classify, interrupted
 from ray_envd.agent.python.tools import Work
@@ -78,7 +78,7 @@ async def failure(
 ) -> Exception:
     """The error for a run that failed; writes the full output to the logs."""
     path = work.logs / f"{work.field}-{tool}-{work.workdir.name}.log"
-    log = await asyncio.to_thread(process.save_log, path, list(argv), completed, work.owner)
+    log = await asyncio.to_thread(tool_logs.save_log, path, list(argv), completed, work.owner)
     if completed.killed_by:
         return interrupted(tool, completed, field=work.field, log=log, doing=doing)
     return classify(tool, completed.lines, field=work.field, log=log, doing=doing)

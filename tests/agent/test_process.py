@@ -146,15 +146,6 @@ async def test_a_tool_runs_as_its_owner_without_roots_groups() -> None:
     assert "uid=12345 gid=12346 groups=12346" in done.lines[0]
 
 
-async def test_a_log_holds_the_command_and_all_lines(tmp_path: Path) -> None:
-    """The full log is what an error message points to."""
-    done = await run("sh", "-c", "echo hello; exit 1")
-    path = await asyncio.to_thread(
-        process.save_log, tmp_path / "logs" / "x.log", ["tool", "arg"], done, Owner.current()
-    )
-    assert await asyncio.to_thread(Path(path).read_text) == "$ tool arg\nhello\nexit code 1\n"
-
-
 async def test_a_next_daemon_ends_what_one_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
