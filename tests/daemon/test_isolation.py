@@ -58,7 +58,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pip_env(wheels: Path, *packages: str) -> Env:
+def pip_env(wheels: Path, *packages: str) -> dict[str, Any]:
     """A pip field that knows the local wheels only."""
     options = ["--no-index", "--find-links", str(wheels)]
     return {"pip": {"packages": list(packages), "pip_install_options": options}}
@@ -191,6 +191,17 @@ def with_data(folder: Path) -> None:
     }
     record = "".join(f"{name},,\n" for name in (*files, f"{info}/RECORD"))
     make_zip(folder / "data_files-1.0-py3-none-any.whl", {**files, f"{info}/RECORD": record})
+
+
+@pytest.mark.parametrize("command", ["python -X utf8=1", f"{UV} run --no-project --offline python"])
+def test_a_command_of_the_users_runs_in_the_layer(
+    make_raylet: MakeRaylet, python: str, wheels: Path, command: str
+) -> None:
+    """py_executable beside pip: what the command finds as its Python is the layer's."""
+    raylet = make_raylet(python=python)
+    created = raylet.prepared({**pip_env(wheels, "tiny==1.0"), "py_executable": command})
+    code = "import os, sys, tiny; print(sys.prefix == os.environ['VIRTUAL_ENV'], tiny.__version__)"
+    assert raylet.run(created, code) == "True 1.0"
 
 
 def test_a_layer_lives_as_long_as_its_users(
