@@ -150,6 +150,8 @@ class Manager:
         env = envs.ready.get(digest)
         if env is None or not self.workshop.guard.knows(env.objects, env.generations):
             return None
+        if not self._trees.are_there(env.trees):
+            return None
         if not self._take(session, digest, env, counted=ask.counted):
             return None
         self.metrics.acquires.labels("hit").inc()
@@ -204,7 +206,7 @@ class Manager:
         return env
 
     async def _still_ready(self, session: Session, ask: Ask, digest: str) -> ReadyEnv | None:
-        """A ready env, referenced for the caller, whose objects had to be looked at first."""
+        """A ready env, referenced for the caller, whose objects or trees had to be looked at first."""
         envs = self._of(session)
         env = envs.ready.get(digest)
         if env is None:
@@ -221,7 +223,7 @@ class Manager:
         return replace(env, built=False)
 
     async def _stand(self, env: ReadyEnv) -> bool:
-        """Whether the objects that an env's context names are there, and whole as far as can be seen."""
+        """Whether all that an env's context names is there, and whole as far as can be seen."""
         store = self.workshop.store
         for key, generation in zip(env.objects, env.generations, strict=True):
             entry = store.keep(key)
@@ -232,7 +234,7 @@ class Manager:
                     return False
             finally:
                 store.unhold(key, entry.generation)
-        return True
+        return await self._trees.settle(env.trees)
 
     async def _ready_env(
         self,

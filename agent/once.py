@@ -44,13 +44,15 @@ class Once:
         """The result of the run of this key: the one under way, or a new one of ``factory``.
 
         An exception of the run reaches every waiter. Cancelling one waiter leaves the run to the others.
+        Whoever comes after a run is over, be it in the same step of the loop, gets a new one: who asks again
+        and again until he finds what he wants must not be answered from the past without end.
 
         Raises:
             DrainingError: :meth:`cancel_all` has ended the run.
         """
         while True:
             run = self._runs.get(key)
-            if run is None:
+            if run is None or run.task.done():
                 run = self._start(key, factory)
             elif run.abandoned:
                 await asyncio.wait({run.task})
@@ -63,13 +65,14 @@ class Once:
 
         run = _Run(asyncio.create_task(body(), name=f"once {key}"))
         self._runs[key] = run
-        run.task.add_done_callback(lambda task: self._finished(key, task))
+        run.task.add_done_callback(lambda _: self._finished(key, run))
         return run
 
-    def _finished(self, key: Hashable, task: "asyncio.Task[Any]") -> None:
-        del self._runs[key]
-        if not task.cancelled():
-            task.exception()  # somebody has heard it, or nobody waits any more
+    def _finished(self, key: Hashable, run: _Run) -> None:
+        if self._runs.get(key) is run:
+            del self._runs[key]
+        if not run.task.cancelled():
+            run.task.exception()  # somebody has heard it, or nobody waits any more
 
     async def _wait(self, run: _Run) -> Any:
         run.waiters += 1

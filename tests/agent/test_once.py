@@ -112,3 +112,21 @@ async def test_cancel_all_tells_waiters_that_the_daemon_ends() -> None:
     assert await once.cancel_all() == 1
     with pytest.raises(DrainingError):
         await waiter
+
+
+async def test_a_run_that_is_over_is_not_joined() -> None:
+    """Who comes in the very step in which it ends gets a new one, and may ask until he has what he wants."""
+    once, runs, ending = Once(), 0, asyncio.Event()
+
+    async def work() -> None:
+        nonlocal runs
+        runs += 1
+        ending.set()  # wakes the other before anybody else hears of the end
+
+    async def other() -> None:
+        await ending.wait()
+        await once.do("key", work)
+
+    await asyncio.gather(once.do("key", work), other())
+    assert runs == 2
+    assert len(once) == 0
