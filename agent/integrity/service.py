@@ -44,4 +44,13 @@ class Integrity:
         self._patrol.poke()
 
     async def _found_wanting(self, entry: Entry, reason: str) -> None:
-        await self._damage.suspect(entry, reason)
+        store = self._workshop.store
+        # Those who asked may have left meanwhile, and so may the object.
+        held = store.keep(entry.key)
+        if held is None:
+            return
+        try:
+            if (held.generation, held.created) == (entry.generation, entry.created):
+                await self._damage.suspect(held, reason)
+        finally:
+            store.unhold(held.key, held.generation)
