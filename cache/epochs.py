@@ -43,6 +43,7 @@ class Epochs:
         #: Whether nothing can have been lost since the files were written.
         self._same_boot = boot in {None, self._boot}
         self.current = self._ended + 1
+        self._newest = 0
         self._written = (self._ended, self._settled) if boot == self._boot else None
 
     def trusts(self, epoch: int) -> bool:
@@ -63,7 +64,7 @@ class Epochs:
         Raises:
             OSError: the disk.
         """
-        self.current = max(self.current, newest + 1)
+        self.current, self._newest = max(self.current, newest + 1), newest
         if not self._same_boot:
             # What was not trusted is gone; the rest is on disk, it was read from there.
             self._ended, self._settled = self.current - 1, True
@@ -80,10 +81,15 @@ class Epochs:
             self._settled = False
             self._write()
 
+    def sealed(self) -> int:
+        """The epoch of an object that was completed just now; there is something to sync again."""
+        self._newest = max(self._newest, self.current)
+        return self._newest
+
     @property
     def is_synced(self) -> bool:
-        """Whether nothing was built since the last sync."""
-        return self._settled
+        """Whether nothing was built or sealed since the last sync."""
+        return self._settled and self._newest <= self._ended
 
     def next(self) -> int:
         """Begins a new epoch and returns the one that :meth:`ended` is to be told of, after a sync."""

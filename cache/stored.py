@@ -216,7 +216,8 @@ class Stored:
             taken = stamps.take(entry.path, stamped)
 
         def sealed(facts: Facts) -> Facts:
-            return replace(facts, size=measured.size, stamps=taken, sealed=True, epoch=self._epochs.current)
+            epoch = self._epochs.sealed()  # after the last of its files
+            return replace(facts, size=measured.size, stamps=taken, sealed=True, epoch=epoch)
 
         return self._rewrite(key, sealed, measured.links)
 

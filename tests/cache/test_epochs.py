@@ -88,6 +88,25 @@ def test_a_commit_during_a_sync_waits_for_the_next(
     store.close()
 
 
+def test_what_is_sealed_is_synced_again(reboot: _Boots, root: Path) -> None:
+    """Files were added since the sync after its commit: they may be lost, and the object goes with them."""
+    store = Store.open(root)
+    for name in ("lost", "kept"):
+        put(store, name)
+    store.sync()
+    assert store.is_synced
+    store.seal(key("kept"), 0, units=None, stamped=())
+    assert not store.is_synced
+    store.sync()
+    assert store.is_synced
+    store.seal(key("lost"), 0, units=None, stamped=())
+    kill(store)
+    reboot()
+    again = Store.open(root)
+    assert [entry.key for entry in again.entries()] == [key("kept")]
+    again.close()
+
+
 def test_a_failed_sync_ends_no_epoch(reboot: _Boots, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that does not write is not believed."""
     store = Store.open(root)
