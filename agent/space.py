@@ -22,8 +22,8 @@ from ray_envd.agent.uv_caches import UvCaches
 from ray_envd.cache import errors as cache_errors
 from ray_envd.cache.budget import Budget, Reservation
 from ray_envd.cache.owner import Owner, acting_as
+from ray_envd.cache.sizes import weigh
 from ray_envd.cache.text import bytes_text
-from ray_envd.cache.weight import weigh
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

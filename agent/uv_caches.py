@@ -21,8 +21,8 @@ from ray_envd.agent.python.tools import Toolbox
 from ray_envd.agent.python.uv_cache import Meter, Package, note_used, packages
 from ray_envd.cache.growth import Growth
 from ray_envd.cache.owner import Owner, acting_as
+from ray_envd.cache.sizes import weigh
 from ray_envd.cache.store import Store
-from ray_envd.cache.weight import weigh
 
 _log = logging.getLogger(__name__)
 _LOCK_SECONDS = 1

@@ -107,17 +107,34 @@ def _id(inodes: set[int]) -> str:
     return hashlib.blake2b(repr(sorted(inodes)).encode(), digest_size=12).hexdigest()
 
 
-def tree_bytes(path: Path) -> int:
-    """The bytes of everything in this tree, each file once however many links it has; 0 if there is none."""
-    total, seen = 0, set[tuple[int, int]]()
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """Bytes of a tree.
+
+    Attributes:
+        own: of folders and of files with one link.
+        linked: of files with several links, each once; some of those may be in this tree, too.
+    """
+
+    own: int = 0
+    linked: int = 0
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.own + self.linked
+
+
+def weigh(path: Path) -> Weight:
+    """The weight of a tree, or of a file; nothing weighs nothing, and what vanishes meanwhile is left out."""
+    own, linked, seen = 0, 0, set[tuple[int, int]]()
     for _, state in _states(path):
-        if state.st_nlink > 1 and not stat.S_ISDIR(state.st_mode):
-            inode = (state.st_dev, state.st_ino)
-            if inode in seen:
-                continue
-            seen.add(inode)
-        total += state.st_blocks * BLOCK
-    return total
+        if state.st_nlink == 1 or stat.S_ISDIR(state.st_mode):
+            own += state.st_blocks * BLOCK
+        elif (state.st_dev, state.st_ino) not in seen:
+            seen.add((state.st_dev, state.st_ino))
+            linked += state.st_blocks * BLOCK
+    return Weight(own, linked)
 
 
 def _states(path: Path) -> Iterator[tuple[str, os.stat_result]]:

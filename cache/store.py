@@ -25,10 +25,10 @@ from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.records import Build, Entry, Facts, Link, Object
 from ray_envd.cache.recovery import Recovered, recover
 from ray_envd.cache.removal import clear, remove_tree, to_trash
-from ray_envd.cache.sizes import measure, tree_bytes
+from ray_envd.cache.sizes import measure
 from ray_envd.cache.stored import Stored
 
-__all__ = ["Build", "Entry", "Link", "Store", "uv_cache_bytes"]
+__all__ = ["Build", "Entry", "Link", "Store"]
 
 _log = logging.getLogger(__name__)
 
@@ -278,9 +278,3 @@ class Store(Stored):
                 return to_trash(gone.path, self.layout.user(owner.uid).trash)
         finally:
             self._objects.left(gone.key)
-
-
-def uv_cache_bytes(store: Store, owner: Owner) -> int:
-    """The bytes of a user's uv cache; walks all of it, so not on every occasion."""
-    with acting_as(owner):
-        return tree_bytes(store.layout.user(owner.uid).uv_cache)

@@ -21,7 +21,7 @@ from ray_envd.agent.python.tools import Work
 from ray_envd.agent.python.uv_cache import has
 from ray_envd.cache.owner import acting_as
 
-#: An unpacked wheel against the file: of 18 common ones, from 1.7 (torch) to 5.2 (Django), 3.3 for all
+#: An unpacked wheel against the file: of 19 common ones, from 2.0 (botocore) to 5.2 (Django), 3.3 for all
 #: together.
 UNPACKED = 4
 #: What an environment takes for a package whose files are all linked: folders, and what is written anew.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from ray_envd.cache.weight import Weight, weigh
+from ray_envd.cache.sizes import Weight, weigh
 
 #: Unpacked wheels, each under a name that is never given again; complete from the moment they are there.
 _ARCHIVES = re.compile(r"archive-v\d+")

@@ -9,7 +9,7 @@ from ray_envd.cache import removal
 from ray_envd.cache.durable import sync_file
 from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.removal import clear, remove_tree, to_trash
-from ray_envd.cache.sizes import measure, tree_bytes
+from ray_envd.cache.sizes import measure, weigh
 
 _BLOCK = 4096  # smaller files take one block on any usual file system
 
@@ -84,8 +84,8 @@ def test_a_cache_counts_each_file_once_whoever_links_to_it(tmp_path: Path) -> No
     (cache / "one").write_bytes(b"x" * 100_000)
     os.link(cache / "one", cache / "two")
     os.link(cache / "one", tree / "three")
-    assert tree_bytes(cache) == (cache.stat().st_blocks + (cache / "one").stat().st_blocks) * 512
-    assert tree_bytes(tmp_path / "nothing") == 0
+    assert weigh(cache).total == (cache.stat().st_blocks + (cache / "one").stat().st_blocks) * 512
+    assert weigh(tmp_path / "nothing").total == 0
 
 
 def test_folders_without_write_permission_go_too(tmp_path: Path, as_nobody: None) -> None:

@@ -16,7 +16,7 @@ from ray_envd.cache.errors import AmbiguousError, CorruptError, InUseError, NotF
 from ray_envd.cache.keys import ObjectKey, digest_of
 from ray_envd.cache.markers import MarkerName
 from ray_envd.cache.owner import Owner
-from ray_envd.cache.store import Store, uv_cache_bytes
+from ray_envd.cache.store import Store
 
 
 def test_an_object_is_there_once_it_is_committed(store: Store) -> None:
@@ -389,11 +389,3 @@ def test_a_key_of_another_user_is_not_built(store: Store) -> None:
     """The folder and the identity that fills it are the same user's."""
     with pytest.raises(ValueError, match="not for uid"):
         store.begin(key("a"), Owner(ME.uid + 1, ME.gid))
-
-
-def test_uvs_cache_is_measured(store: Store) -> None:
-    """It is not an object and counts all the same."""
-    cache = store.user_dir(ME).uv_cache
-    (cache / "wheels").mkdir()
-    (cache / "wheels" / "w").write_bytes(b"x" * 100_000)
-    assert uv_cache_bytes(store, ME) == du(cache) > 100_000

@@ -13,7 +13,7 @@ from shelf import below, du, key, kill, let_pass, never, put
 from ray_envd.cache import recovery
 from ray_envd.cache import store as store_module
 from ray_envd.cache.owner import Owner, acting_as
-from ray_envd.cache.store import Store, uv_cache_bytes
+from ray_envd.cache.store import Store
 
 
 @pytest.fixture
@@ -57,19 +57,18 @@ def test_all_work_on_a_users_files_is_done_as_that_user(
     """The kernel then checks every path as it would for him, races included."""
     seen: dict[str, set[int]] = {}
     for module in (store_module, recovery):
-        for name in ("settle", "measure", "tree_bytes", "to_trash", "remove_tree", "clear"):
+        for name in ("settle", "measure", "to_trash", "remove_tree", "clear"):
             original = getattr(module, name, None)
             if original is not None:
                 monkeypatch.setattr(module, name, _spy(name, original, seen))
     store.abandon(store.begin(key("a", owner=nobody), nobody))
     store.evict(put(store, "b", owner=nobody).key, never)
-    uv_cache_bytes(store, nobody)
     store.begin(key("c", owner=nobody), nobody)
     kill(store)
     again = Store.open(root)
     again.sweep()
     again.close()
-    names = {"settle", "measure", "tree_bytes", "to_trash", "remove_tree", "clear"}
+    names = {"settle", "measure", "to_trash", "remove_tree", "clear"}
     assert seen == {name: {nobody.uid} for name in names}
 
 
@@ -169,11 +168,3 @@ def test_one_users_unreadable_folders_do_not_keep_the_daemon_from_starting(
     third = Store.open(root)
     assert {entry.key for entry in third.entries()} == {mine.key, his.key}
     third.close()
-
-
-def test_uvs_cache_is_measured_as_its_user(store: Store, nobody: Owner, precious: Path) -> None:
-    """A link out of the cache counts as a link."""
-    cache = store.user_dir(nobody).uv_cache
-    with acting_as(nobody):
-        (cache / "link").symlink_to(precious)
-    assert uv_cache_bytes(store, nobody) == du(cache)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from shelf import du
 
-from ray_envd.cache.weight import Weight, weigh
+from ray_envd.cache.sizes import Weight, weigh
 
 
 def test_what_is_linked_elsewhere_is_told_apart(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from package_world import UV, make_wheel
 
 from ray_envd.agent.python.uv_cache import Meter, has, note_used, packages
-from ray_envd.cache.sizes import tree_bytes
+from ray_envd.cache.sizes import weigh
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def test_a_cache_is_weighed_again_and_again(cache: Path) -> None:
     for name in ("one", "two"):
         _cached(cache, name)
         # Two folders, the cache's own and that of the unpacked wheels, are left out.
-        assert tree_bytes(cache) - meter.measure() <= 8192
+        assert weigh(cache).total - meter.measure() <= 8192
     _uv(cache, "cache", "clean", "one")
-    assert tree_bytes(cache) - meter.measure() <= 8192
+    assert weigh(cache).total - meter.measure() <= 8192
 
 
 def test_packages_are_told_by_what_environments_have_of_them(cache: Path) -> None:
@@ -52,9 +52,9 @@ def test_packages_are_told_by_what_environments_have_of_them(cache: Path) -> Non
     shutil.rmtree(target)
     (mine,) = packages(cache)
     assert mine.bytes > 100_000 > mine.linked
-    before = tree_bytes(cache)
+    before = weigh(cache).total
     _uv(cache, "cache", "clean", "mine")
-    assert before - tree_bytes(cache) == pytest.approx(mine.bytes, abs=8192)
+    assert before - weigh(cache).total == pytest.approx(mine.bytes, abs=8192)
 
 
 def test_what_was_used_last_stands_last(cache: Path) -> None:
