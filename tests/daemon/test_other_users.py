@@ -166,6 +166,48 @@ def test_no_user_shares_what_another_built(node: Daemon, alice: Raylet, bob: Ray
         assert f"/users/{uid}/" in user.run(user.prepared(env), "import tiny; print(tiny.__file__)")
 
 
+def test_a_worker_cannot_write_into_the_store(node: Daemon, alice: Raylet, packages: Path) -> None:
+    """Once an environment is sealed its files are read-only also for its user; his layer is not."""
+    for name in ("tiny", "more"):
+        make_wheel(packages, name, "3.0")
+    readable(packages)
+    options = ["--no-index", "--find-links", str(packages)]
+    env = {"uv": {"packages": ["tiny==3.0"], "uv_pip_install_options": options}}
+    created = alice.prepared(env)
+    module = Path(alice.run(created, "import tiny; print(tiny.__file__)"))
+    objects = node.store / f"users/{ALICE}/objects-v1"
+
+    def is_protected() -> bool:
+        return all(not each.stat().st_mode & 0o222 for each in (module, *objects.glob("*/*/venv")))
+
+    wait_until(is_protected, 60, "the sealing of environment and shadow")
+    attempts = """
+import os, sysconfig, tiny
+folder = os.path.dirname(tiny.__file__)
+for attempt in (
+    lambda: open(tiny.__file__, "r+"),
+    lambda: os.remove(tiny.__file__),
+    lambda: open(os.path.join(folder, "new.py"), "x"),
+    lambda: os.rename(tiny.__file__, os.path.join(folder, "old.py")),
+):
+    try:
+        attempt()
+    except PermissionError:
+        continue
+    print("written")
+open(os.path.join(sysconfig.get_path("purelib"), "tiny.py"), "w").write("__version__ = 'mine'")
+"""
+    assert alice.run(created, attempts) == ""
+    assert alice.run(created, "import tiny; print(tiny.__version__)") == "mine"
+    # uv still works with what is read-only: the shadow, and files of its cache.
+    options = [*options, "--reinstall"]
+    more = {"uv": {"packages": ["tiny==3.0", "more==3.0"], "uv_pip_install_options": options}}
+    again = alice.prepared(more)
+    assert alice.run(again, "import more, tiny; print(more.__version__, tiny.__version__)") == "3.0 3.0"
+    assert alice.delete(env)
+    assert alice.run(alice.prepared(env), "import tiny; print(tiny.__version__)") == "3.0"
+
+
 def test_nobody_speaks_for_the_session_of_another(node: Daemon, alice: Raylet) -> None:
     """A hello of bob's with the words of her link neither takes over nor ends her session."""
     alice.prepared({"env_vars": {"A": "1"}})
