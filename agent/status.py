@@ -67,6 +67,7 @@ def _sizes(store: Store) -> dict[str, int]:
         "apparent_bytes": sum(entry.size.apparent for entry in entries),
         "exclusive_bytes": sum(ledger.exclusive(entry.size) for entry in entries),
         "other_bytes": other_bytes(store),
+        "damaged": sum(1 for entry in entries if entry.damaged),
     }
 
 

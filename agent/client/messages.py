@@ -133,6 +133,7 @@ class Stats:
     apparent_bytes: int
     exclusive_bytes: int
     other_bytes: int
+    damaged: int
 
     @property
     def used_bytes(self) -> int:

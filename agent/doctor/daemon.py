@@ -64,6 +64,15 @@ def daemon(socket: Path) -> tuple[Finding, Stats | None]:
         )
     if stats.draining:
         return warn(check, f"pid {stats.pid} is draining: it takes no new work", "wait for its end"), stats
+    if stats.damaged:
+        return (
+            warn(
+                check,
+                f"{stats.damaged} stored objects are damaged and kept for those who run on them",
+                "`ray-envd verify` names both; look for a failing disk, or jobs that write into their env",
+            ),
+            stats,
+        )
     return ok(
         check, f"version {stats.version}, pid {stats.pid}, up {seconds_text(stats.uptime_seconds)}"
     ), stats

@@ -8,6 +8,7 @@ rest to the next one.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from ray_envd.cache.protection import protect
 from ray_envd.cache.store import Entry, Store
 
 _log = logging.getLogger(__name__)
-_CALM = 2.0  # seconds after the last build
+_CALM = 2.0  # seconds after a build
 _MOST_PAUSES = 30  # of so many seconds, while builds come first; then objects are sealed beside them
 _COMPILE_SECONDS = 900.0
 #: Folders of an environment in which names come and go if somebody installs into it.
@@ -57,8 +58,10 @@ class Sealer:
         while True:
             await self._poked.wait()
             self._poked.clear()
+            pause = _CALM
             for entry in await self._workshop.thread(self._unsealed):
-                await self._calm()
+                await self._calm(pause)
+                started = time.monotonic()
                 try:
                     await self.seal(entry)
                 except (EnvError, StoreError, OSError) as error:
@@ -68,6 +71,8 @@ class Sealer:
                 except Exception:  # noqa: BLE001 - logged; the daemon must not end over its housekeeping
                     _log.exception("%s cannot be sealed", entry.id)
                     self._failed.add((entry.key, entry.generation))
+                # After a restart there may be thousands: half of one core, at most.
+                pause = time.monotonic() - started
 
     def _sweep(self) -> None:
         """Drops the manifests of objects that an earlier daemon removed without them."""
@@ -83,12 +88,13 @@ class Sealer:
         ]
         return sorted(found, key=lambda entry: entry.last_used, reverse=True)
 
-    async def _calm(self) -> None:
-        """Lets builds go first, but not for ever."""
+    async def _calm(self, pause: float) -> None:
+        """Waits so many seconds, and lets builds go first, but not for ever."""
+        await asyncio.sleep(pause)
         for _ in range(_MOST_PAUSES):
-            await asyncio.sleep(_CALM)
             if not self._is_building():
                 return
+            await asyncio.sleep(_CALM)
 
     async def seal(self, entry: Entry, *, again: bool = False) -> Entry | None:
         """Seals an object now; None if it has left, or turned out to be damaged.

@@ -59,6 +59,8 @@ class FakeDaemon(admin_pb2_grpc.AdminServiceServicer, runtime_env_pb2_grpc.Runti
     context: str = CONTEXT
     failure: pb.CreateRuntimeEnvFailure | None = None
     version: str = "0.1.0"
+    damaged: int = 0
+    repaired: bool = False
     steps: list[pb.ProgressEvent] = field(
         default_factory=lambda: [
             pb.ProgressEvent(field="pip", phase="resolving"),
@@ -140,6 +142,22 @@ class FakeDaemon(admin_pb2_grpc.AdminServiceServicer, runtime_env_pb2_grpc.Runti
             builds=9,
             failures=1,
             resident_bytes=50_000_000,
+            damaged=self.damaged,
+        )
+
+    def Verify(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
+        self.requests.append(request)
+        whole, bad = objects()
+        yield pb.VerifyEvent(done=1, total=2, object=whole, unlike_record=["lib/odd.py", "lib/other.py"])
+        user = pb.VerifyUser(session_id="0-abc", session_dir="/tmp/ray/s1", runtime_env="{...}", references=3)
+        yield pb.VerifyEvent(
+            done=2,
+            total=2,
+            object=bad,
+            damage="archive has changed",
+            files=[f"file{number}" for number in range(12)],
+            freed_bytes=777 if self.repaired else None,
+            users=[] if self.repaired else [user],
         )
 
     def Gc(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name

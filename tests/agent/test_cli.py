@@ -76,7 +76,8 @@ def test_usage_errors_exit_with_2_and_point_at_the_help() -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [("ls",), ("stats",), ("gc",), ("rm", "x"), ("pin", "x"), ("drain",), ("create", "{}")]
+    "args",
+    [("ls",), ("stats",), ("gc",), ("verify",), ("rm", "x"), ("pin", "x"), ("drain",), ("create", "{}")],
 )
 def test_no_daemon_is_exit_code_3_with_the_remedy(short_tmp: Path, args: tuple[str, ...]) -> None:
     """One readable message, never a traceback; as JSON an object with code, message and remedy."""
@@ -214,6 +215,25 @@ def test_stats(ask: Any) -> None:
     assert "30.0 MB if nothing were shared; 2.35 MB of one object alone, 10.0 MB of several" in text
     figures = json.loads(ask("stats", "--json").stdout)
     assert (figures["used_bytes"], figures["store_bytes"]) == (13_346_677, 13_846_677)
+
+
+def test_verify_tells_what_is_damaged_and_who_uses_it(ask: Any, fake: FakeDaemon) -> None:
+    """A paragraph for each object with something to tell, then the sum; 1 while anything damaged is there."""
+    done = ask("verify", "python/12")
+    assert done.exit_code == 1
+    assert (list(fake.requests[-1].ids), fake.requests[-1].repair) == (["python/12"], False)
+    lines = done.stdout.splitlines()
+    assert any("is damaged: archive has changed" in line for line in lines)
+    assert "    and 2 more files" in lines
+    assert "    in use by session 0-abc (/tmp/ray/s1), 3x: {...}" in lines
+    assert any("RECORD" in line and "lib/odd.py and 1 more files" in line for line in lines)
+    assert lines[-1] == "2 verified, 1 damaged"
+    fake.repaired = True
+    done = ask("verify", "--repair")
+    assert (done.exit_code, fake.requests[-1].repair) == (0, True)
+    assert done.stdout.splitlines()[-1] == "2 verified, 1 damaged, 1 removed, 777 B freed"
+    told = json.loads(ask("verify", "--json").stdout)
+    assert [(bool(each["damage"]), each["freed_bytes"]) for each in told] == [(True, 777), (False, None)]
 
 
 def test_gc_prints_the_plan_with_reasons(ask: Any, fake: FakeDaemon) -> None:

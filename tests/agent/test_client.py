@@ -143,6 +143,8 @@ async def test_the_async_client_does_the_same(fake: FakeDaemon, daemon_socket: P
         assert len((await client.list()).objects) == 5
         assert (await client.stats()).hits == 30
         assert (await client.gc(dry_run=True)).freed_bytes == 999
+        assert [each.done async for each in client.verify([ENV])] == [1, 2]
+        assert fake.requests[-1].ids == [ENV]
         assert (await client.remove(TREE)).id == TREE
         assert (await client.pin(ENV)).pinned
         assert not (await client.unpin(ENV)).pinned

@@ -227,9 +227,12 @@ def test_roots_sockets_folder_lets_users_pass(tmp_path: Path) -> None:
 
 
 def test_the_daemon_is_asked_for_its_version(fake: FakeDaemon, daemon_socket: Path, short_tmp: Path) -> None:
-    """The same, another, or none at all."""
+    """The same, another, or none at all; and one that found damage says so."""
     finding, stats = daemon_checks.daemon(daemon_socket)
     assert (finding.level, stats is not None) == (Level.OK, True)
+    fake.damaged = 3
+    finding, stats = daemon_checks.daemon(daemon_socket)
+    is_bad(finding, Level.WARN, "3 stored objects are damaged")
     fake.version = "9.9.9"
     finding, stats = daemon_checks.daemon(daemon_socket)
     is_bad(finding, Level.WARN, "version 9.9.9")

@@ -12,6 +12,8 @@ from raylet import MakeRaylet, Raylet
 from sources import FileServer, left_over, make_zip
 from stored_files import damaged, flip, markers, site_of, verify, verify_command, wait_until_sealed
 
+ALICE = 41001
+
 
 @pytest.fixture
 def own(start_daemon: Any) -> Daemon:
@@ -210,3 +212,30 @@ def test_a_daemon_that_is_killed_leaves_the_sealing_to_the_next(
     wait_until_sealed(own)
     assert not damaged(verify(own))
     assert raylet.run(created, "import tiny; print(tiny.answer)") == "42"
+
+
+@pytest.mark.usefixtures("other_users")
+def test_another_users_environment(start_daemon: Any, make_raylet: MakeRaylet, place: Path) -> None:
+    """It is sealed, read and built anew as that user, whose workers cannot write into it."""
+    make_wheel(place / "wheels", "tiny", "1.0", source="answer = 42\n")
+    daemon: Daemon = start_daemon(folder=place)
+    raylet, env = make_raylet(daemon, uid=ALICE, python="/usr/bin/python3"), pip(place / "wheels", "tiny")
+    created = raylet.prepared(env)
+    assert not any(each.error or each.damage for each in verify(daemon).values())
+    site = site_of(raylet, created)
+    found = [site.parents[2], *site.parents[2].rglob("*")]
+    assert {path.lstat().st_uid for path in found} == {ALICE}
+    assert not any(path.stat().st_mode & 0o222 for path in found[1:] if not path.is_symlink())
+    code = f"""
+import pathlib
+for path in map(pathlib.Path, {[str(path) for path in found if not path.is_symlink()]!r}):
+    try:
+        (path / "new").touch() if path.is_dir() else path.open("a")
+        print("written", path)
+    except PermissionError:
+        pass
+"""
+    assert raylet.run(created, code) == ""
+    flip(site / "tiny.py")
+    assert len(damaged(verify(daemon))) == 1
+    assert answer(raylet, env) == "42"
