@@ -50,6 +50,18 @@ class Daemon:
         Raises:
             NodeError: it ended or did not serve in time; with its log.
         """
+        process = self.spawn()
+        try:
+            wait_until(lambda: process.poll() is not None or serves(self.socket), deadline, "a daemon")
+        except TimeoutError as error:
+            self.kill()
+            raise NodeError(f"{error}\n{self.tail()}") from error
+        if process.poll() is not None:
+            raise NodeError(f"the daemon ended with {process.returncode}\n{self.tail()}")
+        return self
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        """Starts it and returns at once."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -59,15 +71,7 @@ class Daemon:
                 env=clean_environment(**self.environment),
                 start_new_session=True,
             )
-        process = self.process
-        try:
-            wait_until(lambda: process.poll() is not None or serves(self.socket), deadline, "a daemon")
-        except TimeoutError as error:
-            self.kill()
-            raise NodeError(f"{error}\n{self.tail()}") from error
-        if process.poll() is not None:
-            raise NodeError(f"the daemon ended with {process.returncode}\n{self.tail()}")
-        return self
+        return self.process
 
     def stop(self, deadline: float = 40.0) -> int:
         """Ends it by SIGTERM and returns its exit code; kills it after the deadline."""

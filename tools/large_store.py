@@ -6,7 +6,6 @@ marker, since a marker does not say whose it is. Sessions and references are mad
 
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from ray_envd.cache.references import References
 from ray_envd.cache.store import Store
 
 KIND = "python"
+_SESSIONS = 10
+_CONTENT = "version = 3.11.2\n"
 _SUMMARY = "requests==2.32.3 and 14 more for CPython 3.11.2"
 _PACKAGES = [f"some-package-{number}=={number}.{number % 7}.2" for number in range(15)]
 
@@ -30,7 +31,7 @@ class LargeStore:
     Attributes:
         root: its folder.
         objects: all of one kind and of the daemon's own user.
-        envs: of all sessions; each stands on one object.
+        envs: of all sessions; each stands on one object, in their order.
         references: of all of them.
         sessions: their names.
     """
@@ -50,28 +51,31 @@ class LargeStore:
         return json.dumps({"pip": {"packages": [*_PACKAGES, f"one-more=={number}"]}})
 
     def session_of(self, number: int) -> str:
-        """The session in which it is referenced."""
+        """The session in which it is referenced, as its link names it."""
         return self.sessions[number % len(self.sessions)]
 
+    def session_id(self, name: str) -> str:
+        """The session as the daemon names it."""
+        return f"{Owner.current().uid}-{name}"
 
-def make_large_store(root: Path, *, objects: int, references: int = 0, sessions: int = 10) -> LargeStore:
-    """Makes a store in a folder that is not there yet; every object is referenced, in one of the sessions.
+
+def make_large_store(root: Path, *, objects: int, envs: int, references: int) -> LargeStore:
+    """Makes a store in a folder that is not there yet.
 
     The sessions' raylet is this process: they last as long as it does.
 
     Args:
         root: the store.
         objects: how many.
-        references: how many in all, the same number for each object; 0 for a store without sessions.
-        sessions: over how many sessions the objects are spread.
+        envs: how many of them have an env that stands on them, in one of the sessions.
+        references: how many in all; each env has the same number.
     """
-    names = tuple(f"session-{number}" for number in range(sessions if references else 0))
-    made = LargeStore(root, objects, objects if references else 0, references, names)
+    names = tuple(f"session-{number}" for number in range(_SESSIONS))
+    made = LargeStore(root, objects, envs, references, names)
     store = Store.open(root)
     try:
         _make_objects(store, made)
-        if references:
-            _reference(References.open(store.layout.sessions), made)
+        _reference(References.open(store.layout.sessions), made)
     finally:
         store.close()
     return made
@@ -79,24 +83,26 @@ def make_large_store(root: Path, *, objects: int, references: int = 0, sessions:
 
 def _make_objects(store: Store, made: LargeStore) -> None:
     build = store.begin(made.key(0), Owner.current())
-    (build.path / "pyvenv.cfg").write_text("version = 3.11.2\n")
-    (build.path / "bin").mkdir()
+    (build.path / "pyvenv.cfg").write_text(_CONTENT)
     details = {"packages": _PACKAGES}
     store.unhold(store.commit(build, summary=_SUMMARY, build_seconds=1.5, details=details).key)
     (marker,) = store.layout.markers.rglob("*.json")
+    content = marker.read_bytes()
     for number in range(1, made.objects):
         digest = made.key(number).digest
-        shutil.copytree(build.path, build.path.with_name(digest))
-        shutil.copyfile(marker, marker.with_name(f"{digest}.json"))
+        folder = build.path.with_name(digest)
+        folder.mkdir()
+        (folder / "pyvenv.cfg").write_text(_CONTENT)
+        marker.with_name(f"{digest}.json").write_bytes(content)
 
 
 def _reference(references: References, made: LargeStore) -> None:
     pid = os.getpid()
     raylet = {"raylet_pid": pid, "raylet_start": process_start(pid), "raylet_visible": True}
     for name in made.sessions:
-        references.start(name, raylet)
+        references.start(made.session_id(name), raylet)
     for number in range(made.envs):
-        name, digest = made.session_of(number), digest_of_serialized(made.serialized(number))
+        name, digest = made.session_id(made.session_of(number)), digest_of_serialized(made.serialized(number))
         references.bind(name, digest, [made.key(number)], record_of(_ready_env(made, number)))
         for _ in range(made.references // made.envs):
             references.acquire(name, digest)

@@ -21,7 +21,7 @@ class Series:
 
     Attributes:
         what: from where to where, for people.
-        unit: ``ms`` or ``1/s``.
+        unit: ``ms``, ``1/s`` or ``MiB``.
     """
 
     what: str

@@ -195,8 +195,8 @@ class ManagerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        folder = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
-        self.root = Path(tempfile.mkdtemp(prefix="manager-", dir=folder))
+        in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
+        self.root = Path(tempfile.mkdtemp(prefix="manager-", dir=in_memory))
         self.lives = {"s": Life(), "t": Life()}
         self.asked: list[Asked] = []
         self.told: set[tuple[str, str]] = set()  # (object, failure) that a build was told

@@ -14,8 +14,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 HERE = Path(__file__).resolve().parent
-# Servers and packages of the neighbours' tests: tests/ has no packages.
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "agent/fetch"), str(HERE.parent / "agent/python")]
+# Servers, packages and helpers of the neighbours' tests: tests/ has no packages.
+sys.path[:0] = [str(HERE.parent / name) for name in (".", "cache", "agent/fetch", "agent/python")]
 
 from daemons import Daemon  # noqa: E402 - found by the lines above
 from fetch_servers import S3  # noqa: E402
