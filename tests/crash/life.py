@@ -7,7 +7,8 @@ was answered must be so when the next daemon serves.
 
 import http.client
 import signal
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,19 @@ class Model:
     def count(self, raylet: str, env: str) -> Count:
         """The count of one env of one raylet."""
         return self.counts.setdefault((raylet, env), Count())
+
+
+def tries(what: str) -> Iterator[None]:
+    """Goes round until the caller has it, for ten seconds.
+
+    Raises:
+        TimeoutError: it never did.
+    """
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        yield
+        time.sleep(0.05)
+    raise TimeoutError(what)
 
 
 class Life:
@@ -256,11 +270,16 @@ class Life:
         self.ended()
 
     def admin(self, method: str, request: Any) -> Any:
-        """A call of the AdminService; None if it was not answered."""
+        """A call of the AdminService; None if it was not answered, or refused since an object is in use."""
 
         def call() -> Any:
             with self.daemon.admin() as stub:
-                return getattr(stub, method)(request, timeout=60)
+                try:
+                    return getattr(stub, method)(request, timeout=60)
+                except grpc.RpcError as error:
+                    if error.code() != grpc.StatusCode.FAILED_PRECONDITION:
+                        raise
+                    return None
 
         return self.do(call)[1]
 
@@ -282,19 +301,29 @@ class Life:
         self.ended()
 
     def remove(self, object_id: str, *envs: str) -> None:
-        """``ray-envd rm`` of what these envs stand on."""
+        """``ray-envd rm`` of what these envs stand on; again while the daemon holds it to look at it."""
         self.model.kept -= set(envs)
-        if self.admin("Remove", admin_pb2.RemoveRequest(id=object_id)) is not None:
-            self.model.removed.add(object_id)
-        self.ended()
+        for _ in tries(f"the removal of {object_id}"):
+            done = self.admin("Remove", admin_pb2.RemoveRequest(id=object_id))
+            self.ended()
+            if done is not None:
+                self.model.removed.add(object_id)
+                return
 
-    def collect(self, *envs: str) -> list[str]:
-        """``ray-envd gc --to 0``, where nothing but these envs may go; returns what went."""
+    def collect(self, *envs: str, until: str | None = None) -> set[str]:
+        """``ray-envd gc --to 0``, where nothing but these envs may go; returns the ids of what went.
+
+        With ``until`` again and again until this object went: the daemon holds now and then what it looks at.
+        """
         self.model.kept -= set(envs)
-        done = self.admin("Gc", admin_pb2.GcRequest(target_bytes=0))
-        gone = [] if done is None else [each.object.id for each in done.victims]
-        self.model.removed |= set(gone)
-        self.ended()
+        gone = set[str]()
+        for _ in tries(f"the collection of {until}"):
+            done = self.admin("Gc", admin_pb2.GcRequest(target_bytes=0))
+            gone |= set() if done is None else {each.object.id for each in done.victims}
+            self.model.removed |= gone
+            self.ended()
+            if until is None or until in gone:
+                break
         return gone
 
     def lose(self, name: str) -> None:
