@@ -13,7 +13,7 @@ from ray_envd import __version__
 from ray_envd.agent.collector import Collector
 from ray_envd.agent.errors import EnvError, Retry
 from ray_envd.agent.grpc_verify import verify
-from ray_envd.agent.integrity.verification import Verification
+from ray_envd.agent.integrity.service import Integrity
 from ray_envd.agent.link_server import LinkServer
 from ray_envd.agent.listing import Listing
 from ray_envd.agent.local_sessions import LocalSessions
@@ -47,12 +47,12 @@ class AdminService(services.AdminServiceServicer):
         sessions: LocalSessions,
         links: LinkServer,
         collector: Collector,
-        verification: Verification,
+        integrity: Integrity,
         status: Status,
         drain: Drain,
     ) -> None:
         self._manager, self._sessions, self._links = manager, sessions, links
-        self._collector, self._verification = collector, verification
+        self._collector, self._integrity = collector, integrity
         self._status, self._drain = status, drain
         self._listing = Listing(manager.workshop.store, manager.references)
 
@@ -121,14 +121,16 @@ class AdminService(services.AdminServiceServicer):
     async def Gc(self, request: pb.GcRequest, _context: Context) -> pb.GcReply:  # noqa: N802
         """Collects now, or says what would be collected."""
         target = request.target_bytes if request.HasField("target_bytes") else None
-        done = await self._collector.collect(target, dry_run=request.dry_run)
+        async with self._integrity.steps.paused():
+            done = await self._collector.collect(target, dry_run=request.dry_run)
         return await self._manager.workshop.thread(self._listing.collection, done)
 
     async def Remove(self, request: pb.RemoveRequest, context: Context) -> pb.RemoveReply:  # noqa: N802
         """Removes one object that nobody uses."""
         entry = await self._found(request.id, context)
         try:
-            freed = await self._manager.workshop.thread(remove, self._store, self._references, entry)
+            async with self._integrity.steps.paused():
+                freed = await self._manager.workshop.thread(remove, self._store, self._references, entry)
         except cache_errors.StoreError as error:
             await _abort(context, error)
         return pb.RemoveReply(id=entry.id, freed_bytes=freed)
@@ -147,7 +149,7 @@ class AdminService(services.AdminServiceServicer):
         """Reads every file of some objects or of all."""
         entries = [await self._found(each, context) for each in request.ids] or self._store.entries()
         shown = await self._manager.workshop.thread(self._listing.teller)
-        run = verify(self._verification, self._references, entries, shown, repair=request.repair)
+        run = verify(self._integrity.verification, self._references, entries, shown, repair=request.repair)
         async with contextlib.aclosing(run) as events:
             async for event in events:
                 yield event

@@ -118,7 +118,7 @@ class Daemon:
             self._sessions,
             self.links,
             self.collector,
-            self.integrity.verification,
+            self.integrity,
             self._status,
             self.drain,
         )

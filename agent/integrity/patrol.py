@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ray_envd.agent.errors import EnvError
 from ray_envd.agent.integrity.damage import Damage
+from ray_envd.agent.integrity.steps import Steps, to_the_end
 from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.errors import StoreError
 from ray_envd.cache.keys import ObjectKey
@@ -25,8 +26,9 @@ _KINDS = frozenset({"python"})
 class Patrol:
     """Compares environments with their manifests once nobody refers to them. ``poke`` on the event loop."""
 
-    def __init__(self, workshop: Workshop, references: References, damage: Damage) -> None:
-        self._workshop, self._references, self._damage = workshop, references, damage
+    def __init__(self, workshop: Workshop, references: References, damage: Damage, steps: Steps) -> None:
+        self._workshop, self._references = workshop, references
+        self._damage, self._steps = damage, steps
         self._poked = asyncio.Event()
         self._poked.set()
         #: When each was looked at (monotonic), and how often it had been used by then.
@@ -44,14 +46,20 @@ class Patrol:
             await self._poked.wait()
             await asyncio.sleep(_CALM)
             self._poked.clear()
-            now, is_waiting = time.monotonic(), False
-            for entry in await self._workshop.thread(self._left):
-                if now < self._last(entry)[0] + _ROUND:
-                    is_waiting = True
-                else:
-                    await self._look(entry)
-            if is_waiting:
-                asyncio.get_running_loop().call_later(_ROUND, self._poked.set)
+            try:
+                await self._round()
+            except Exception:  # noqa: BLE001 - logged; the daemon must not end over its housekeeping
+                _log.exception("environments cannot be looked at")
+
+    async def _round(self) -> None:
+        now, is_waiting = time.monotonic(), False
+        for entry in await self._workshop.thread(self._left):
+            if now < self._last(entry)[0] + _ROUND:
+                is_waiting = True
+            elif not await self._steps.run(self._look(entry)):
+                self._poked.set()
+        if is_waiting:
+            asyncio.get_running_loop().call_later(_ROUND, self._poked.set)
 
     def _environments(self) -> list[Entry]:
         return [each for each in self._workshop.store.entries() if each.key.kind in _KINDS]
@@ -78,19 +86,19 @@ class Patrol:
         held = store.keep(entry.key)
         if held is None:
             return
-        self._seen[_name(held)] = time.monotonic(), held.uses
-        self._in_use.discard(held.key)
         try:
             found = await self._damage.compare(held, digests=False)
             if found is not None and found.differences:
                 await self._damage.condemn(held, found.differences)
             elif found is not None and found.strays:
                 owner = await self._workshop.thread(store.layout.owner, held.key.owner)
-                await self._workshop.thread(_remove, held.path, found.strays, owner)
+                await to_the_end(self._workshop.thread(_remove, held.path, found.strays, owner))
         except (EnvError, StoreError, OSError) as error:
             _log.warning("%s cannot be looked at: %s", held.id, error)
         finally:
             store.unhold(held.key, held.generation)
+        self._seen[_name(held)] = time.monotonic(), held.uses
+        self._in_use.discard(held.key)
 
 
 def _name(entry: Entry) -> tuple[ObjectKey, int]:

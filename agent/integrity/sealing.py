@@ -10,12 +10,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from ray_envd.agent.errors import EnvError
 from ray_envd.agent.integrity.damage import Damage
 from ray_envd.agent.integrity.inspection import take_inventory
+from ray_envd.agent.integrity.steps import Steps, to_the_end
 from ray_envd.agent.python.bytecode import compile_modules
 from ray_envd.agent.python.wheel_files import wheel_files
 from ray_envd.agent.workshop import Workshop
@@ -38,9 +38,12 @@ _BINARIES = "venv/bin"
 class Sealer:
     """Seals what is not sealed yet. ``poke`` from anywhere on the event loop."""
 
-    def __init__(self, workshop: Workshop, damage: Damage, is_building: Callable[[], bool]) -> None:
+    def __init__(
+        self, workshop: Workshop, damage: Damage, steps: Steps, is_building: Callable[[], bool]
+    ) -> None:
         """``is_building`` says whether others should come first."""
-        self._workshop, self._damage, self._is_building = workshop, damage, is_building
+        self._workshop, self._damage, self._steps = workshop, damage, steps
+        self._is_building = is_building
         self._poked = asyncio.Event()
         self._poked.set()
         self._one_at_a_time = asyncio.Lock()
@@ -63,7 +66,8 @@ class Sealer:
                 await self._calm(pause)
                 started = time.monotonic()
                 try:
-                    await self.seal(entry)
+                    if not await self._steps.run(self.seal(entry)):
+                        self._poked.set()
                 except (EnvError, StoreError, OSError) as error:
                     # As good as before, but for what sealing would have given it.
                     _log.warning("%s cannot be sealed: %s", entry.id, error)
@@ -128,12 +132,12 @@ class Sealer:
         if site_packages is not None:
             python = Path(str(entry.details["python"]))
             await compile_modules(python, Path(str(site_packages)), owner, seconds=_COMPILE_SECONDS)
-        await thread(_protect, entry.path, owner)
+        await to_the_end(thread(_protect, entry.path, owner))
         found = await take_inventory(entry.path, owner, digests=True)
         if wrong := _not_what_it_is_called(entry, found):
             await self._damage.condemn(entry, wrong)
             return None
-        sealed = await thread(partial(_write_down, store, entry, found, owner))
+        sealed = await to_the_end(thread(_write_down, store, entry, found, owner))
         self.after_seal()
         return sealed
 

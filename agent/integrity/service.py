@@ -6,6 +6,7 @@ from collections.abc import Callable
 from ray_envd.agent.integrity.damage import Damage
 from ray_envd.agent.integrity.patrol import Patrol
 from ray_envd.agent.integrity.sealing import Sealer
+from ray_envd.agent.integrity.steps import Steps
 from ray_envd.agent.integrity.verification import Verification
 from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.references import References
@@ -18,14 +19,16 @@ class Integrity:
     Attributes:
         verification: for those who ask.
         sealer: seals what is built.
+        steps: to be paused by those who want objects gone.
     """
 
     def __init__(self, workshop: Workshop, references: References, is_building: Callable[[], bool]) -> None:
         """``is_building`` says whether work that somebody waits for is under way."""
         self._damage = Damage(workshop)
         self._workshop = workshop
-        self.sealer = Sealer(workshop, self._damage, is_building)
-        self._patrol = Patrol(workshop, references, self._damage)
+        self.steps = Steps()
+        self.sealer = Sealer(workshop, self._damage, self.steps, is_building)
+        self._patrol = Patrol(workshop, references, self._damage, self.steps)
         self.verification = Verification(workshop, references, self._damage, self.sealer)
         workshop.guard.on_damage = self._found_wanting
 

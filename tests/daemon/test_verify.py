@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from daemons import Daemon
 from helpers import make_wheel, wait_until
+from processes import marked
 from raylet import MakeRaylet, Raylet
 from sources import FileServer, left_over, make_zip
 from stored_files import damaged, flip, markers, site_of, verify, verify_command, wait_until_sealed
+
+from ray_envd.agent.pb import admin_pb2 as pb
 
 ALICE = 41001
 
@@ -239,3 +242,19 @@ for path in map(pathlib.Path, {[str(path) for path in found if not path.is_symli
     flip(site / "tiny.py")
     assert len(damaged(verify(daemon))) == 1
     assert answer(raylet, env) == "42"
+
+
+def test_sealing_gives_way_to_a_removal(own: Daemon, make_raylet: MakeRaylet, tmp_path: Path) -> None:
+    """An object that is just being looked after can be removed; nothing of it is left behind."""
+    functions = "".join(f"def f{number}(a, b):\n    return [a, b]\n" for number in range(30_000))
+    make_wheel(tmp_path / "wheels", "tiny", "1.0", source=functions)
+    raylet, env = make_raylet(own), pip(tmp_path / "wheels", "tiny")
+    raylet.prepared(env)
+    raylet.delete(env)
+    (folder,) = own.store.glob("users/*/objects-v1/python/*")
+    wait_until(lambda: marked(str(folder)), 60, "its modules to be compiled")
+    with own.admin() as stub:
+        assert stub.Remove(pb.RemoveRequest(id=folder.name), timeout=30).freed_bytes > 0
+    assert not marked(str(folder))
+    assert left_over(own.store) == []
+    assert list(own.store.glob("manifests-v1/*/python/*")) == []
