@@ -164,6 +164,14 @@ class SetupTimeoutError(EnvError):
     title = "was not ready in time"
 
 
+class UnwantedError(EnvError):
+    """Nobody in the cluster wants the env any more: the job has ended, or its tasks were cancelled."""
+
+    code = "unwanted"
+    retry = Retry.TRANSIENT
+    title = "is not wanted any more"
+
+
 class DeniedError(EnvError):
     """The policy of this daemon refuses it."""
 

@@ -16,7 +16,16 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ray_envd.agent.envs import EnvState, ReadyEnv, SessionEnvs, record_of, recorded
-from ray_envd.agent.errors import DiskFullError, DrainingError, EnvError, Retry, SetupTimeoutError, unexpected
+from ray_envd.agent.errors import (
+    DiskFullError,
+    DrainingError,
+    EnvError,
+    Retry,
+    SetupTimeoutError,
+    UnwantedError,
+    unexpected,
+)
+from ray_envd.agent.jobs import Jobs
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.once import Once
 from ray_envd.agent.preparation import Preparation
@@ -90,6 +99,7 @@ class Manager:
         self._clock = clock
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._once = Once()
+        self._jobs = Jobs()
         self._progress: dict[tuple[str, str], Progress] = {}
         self._envs: dict[str, SessionEnvs] = {}
         self._housekeeping: set[asyncio.Future[Any]] = set()
@@ -197,12 +207,18 @@ class Manager:
             log.write(f"runtime_env field {name} is not recognized and will be ignored.", "WARNING")
         self._of(session).tell(ask.job_id, digest)
         try:
-            async with asyncio.timeout(ask.seconds):
+            async with (
+                asyncio.timeout(ask.seconds),
+                self._jobs.attended(session, ask.job_id, ask.serialized),
+            ):
                 env = await self._ready_env(session, spec, log, listener, counted=ask.counted)
         except TimeoutError:
             error = _timed_out(ask.seconds)
             log.write(str(error), "ERROR")
             raise error from None
+        except UnwantedError as unwanted:
+            log.write(str(unwanted), "WARNING")
+            raise
         return env
 
     async def _still_ready(self, session: Session, ask: Ask, digest: str) -> ReadyEnv | None:

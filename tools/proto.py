@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {
     "runtime_env": "ray/rpc/runtime_env.proto",
     "gcs_kv": "ray/rpc/gcs_kv.proto",
+    "gcs_state": "ray/rpc/gcs_state.proto",
     "admin": "ray_envd/v1/admin.proto",
 }
 

@@ -25,6 +25,11 @@ class GcsEndpoint:
     server_key: str | None = None
     ca_cert: str | None = None
 
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with each call."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
 
 @dataclass(frozen=True)
 class FetchContext:

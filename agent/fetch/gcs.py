@@ -46,16 +46,16 @@ async def get(key: str, endpoint: GcsEndpoint, owner: Owner, *, field: str) -> b
         DownloadError: there is no such value, or this node is not let in.
         NetworkError: the GCS cannot be reached.
     """
-    _keep_runtime()
-    metadata = (("authorization", f"Bearer {endpoint.token}"),) if endpoint.token else ()
-    async with await _channel(endpoint, owner, field) as channel:
+    async with await channel_to(endpoint, owner, field) as channel:
         call = channel.unary_unary(
             _METHOD,
             request_serializer=InternalKVGetRequest.SerializeToString,
             response_deserializer=InternalKVGetReply.FromString,
         )
         try:
-            reply = await call(InternalKVGetRequest(key=key.encode()), metadata=metadata, timeout=_DEADLINE)
+            reply = await call(
+                InternalKVGetRequest(key=key.encode()), metadata=endpoint.metadata, timeout=_DEADLINE
+            )
         except grpc.aio.AioRpcError as error:
             raise _error(error, field) from error
     if reply.status.code == 0 and reply.value:
@@ -77,7 +77,13 @@ def _keep_runtime() -> None:
     grpc.aio.init_grpc_aio()
 
 
-async def _channel(endpoint: GcsEndpoint, owner: Owner, field: str) -> grpc.aio.Channel:
+async def channel_to(endpoint: GcsEndpoint, owner: Owner, field: str) -> grpc.aio.Channel:
+    """A connection to the GCS; close it.
+
+    Raises:
+        DownloadError: a certificate cannot be read.
+    """
+    _keep_runtime()
     if endpoint.ca_cert is None and endpoint.server_cert is None and endpoint.server_key is None:
         return grpc.aio.insecure_channel(endpoint.address, options=_OPTIONS)
     try:
