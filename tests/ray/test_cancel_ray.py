@@ -26,8 +26,10 @@ pytestmark = pytest.mark.skipif(STOCK, reason="stock's builds end with their tim
 @contextmanager
 def driver(node: RayNode, kind: str, slow: Slow) -> Iterator["subprocess.Popen[str]"]:
     """One that waits for an env whose build is in its middle."""
-    process = node.spawn([DRIVERS / "cancel_driver.py", kind, json.dumps(slow.env)])
+    process = node.spawn([DRIVERS / "cancel_driver.py", kind])
     try:
+        # Not in its arguments: the build's processes are known by what stands in its env.
+        say(process, json.dumps(slow.env))
         wait_until(lambda: slow.begun and len(slow.processes) > 1, 60, "the build")
         yield process
     finally:
@@ -77,7 +79,7 @@ def test_a_job_that_ends_takes_its_build_with_it(
 
 def test_a_task_that_is_left_gets_its_env(node: RayNode, tmp_path: Path) -> None:
     """One of two tasks is cancelled: the build they wait for goes on for the other."""
-    slow = Slow(tmp_path, 12)
+    slow = Slow(tmp_path, 9)
     with driver(node, "task", slow) as process:
         say(process, "cancel")
         say(process, "again")

@@ -1,7 +1,7 @@
 """A driver that gives up: submits a task or makes an actor in a runtime env, and does as it is told.
 
-argv: ``task`` or ``actor``, the runtime env as JSON. stdin, a word a line: ``cancel`` (the task), ``kill``
-(the actor), ``again`` (one more task in the same env, which is not given up).
+argv: ``task`` or ``actor``. stdin: the runtime env as JSON, then a word a line: ``cancel`` (the task),
+``kill`` (the actor), ``again`` (one more task in the same env, which is not given up).
 """
 
 import json
@@ -23,9 +23,9 @@ class Worker:
 
 def main() -> None:
     """The command."""
-    kind, runtime_env = sys.argv[1], json.loads(sys.argv[2])
     ray.init(log_to_driver=False)
-    wanted = (work if kind == "task" else Worker).options(runtime_env=runtime_env)
+    runtime_env = json.loads(sys.stdin.readline())
+    wanted = (work if sys.argv[1] == "task" else Worker).options(runtime_env=runtime_env)
     first = wanted.remote()
     for line in sys.stdin:
         word = line.strip()
