@@ -21,7 +21,7 @@ from daemons import Daemon  # noqa: E402 - tools/ is no package; it is on the pa
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How much of what is too long for every run is done."""
     group = parser.getgroup("ray-envd")
-    group.addoption("--crash-points", default="24", metavar="N|all", help="steps to kill a daemon at")
+    group.addoption("--crash-points", default="14", metavar="N|all", help="steps to kill a daemon at")
     group.addoption("--crash-seed", default=0, type=int, metavar="N", help="chooses which steps")
 
 
