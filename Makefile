@@ -9,6 +9,8 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 ARGS ?=
 export PYTHON
+# Most tests wait for processes; a file's tests stay together, since they share a daemon or a cluster.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 # uv's own cache stays in the folder too: a clone leaves nothing behind elsewhere when it is removed.
 export UV_CACHE_DIR ?= $(CURDIR)/.work/uv-cache
 # Like pip, uv shall believe the certificates that the machine believes (a company's own, for instance).
@@ -31,10 +33,10 @@ demo: $(VENV) .work/ray-2.60.0/.ready ## a real Ray node on ray-envd, cold and a
 	@$(BIN)/python tools/demo.py $(if $(STOCK),--stock) $(ARGS)
 
 test: debian $(VENV) $(RAYS) $(STUBS) ## the whole test suite, real Ray included
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-fast: $(VENV) ## the tests that need neither Ray nor podman
-	@$(BIN)/python -m pytest -m "not ray and not podman" $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not ray and not podman" $(ARGS)
 
 check: $(VENV) ## ruff, mypy strict, import contracts, generated code up to date
 	@tools/check.sh
