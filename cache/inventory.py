@@ -118,7 +118,9 @@ def _recorded(root: str, found: list[Found]) -> dict[str, tuple[str, str]]:
             package = folder.rpartition("/")[2].removesuffix(_INFO).partition("-")[0]
             base = folder.rpartition("/")[0]
             for path, digest in _rows(os.path.join(root, each.path)):  # noqa: PTH118 - runs for every file
-                recorded[os.path.normpath(f"{base}/{path}").lstrip("/")] = package, digest
+                # Scripts lie elsewhere; installers write them, and we make them start the right Python.
+                known = "" if path.startswith("..") else digest
+                recorded[os.path.normpath(f"{base}/{path}").lstrip("/")] = package, known
     return recorded
 
 

@@ -28,11 +28,13 @@ def tree(tmp_path: Path) -> Path:
     info.mkdir(parents=True)
     binaries.mkdir()
     (site / "thing.py").write_bytes(b"x = 1\n")
+    (site / "wrong.py").write_bytes(b"x = 2\n")
     (binaries / "thing").write_bytes(b"#!python\n")
     (binaries / "python").symlink_to("/usr/bin/python3")
     (root / "pyvenv.cfg").write_text("home = /usr/bin\n")
     (info / "RECORD").write_text(
         f"thing.py,{record_hash(b'x = 1' + bytes([10]))},6\n"
+        f"wrong.py,{record_hash(b'x = 1' + bytes([10]))},6\n"
         f"../../bin/thing,{record_hash(b'#!other' + bytes([10]))},9\n"
         "some_thing-1.0.dist-info/RECORD,,\n"
     )
@@ -56,12 +58,16 @@ def test_it_names_everything_and_its_package(tree: Path) -> None:
         "lib/site-packages/some_thing-1.0.dist-info",
         "lib/site-packages/some_thing-1.0.dist-info/RECORD",
         "lib/site-packages/thing.py",
+        "lib/site-packages/wrong.py",
         "pyvenv.cfg",
     ]
     module = found["lib/site-packages/thing.py"]
     assert module.content == hashlib.sha256(b"x = 1\n").hexdigest()
     assert (module.type, module.package, module.is_unlike) == ("f", "some_thing", False)
-    assert (found["bin/thing"].package, found["bin/thing"].is_unlike) == ("some_thing", True)
+    wrong = found["lib/site-packages/wrong.py"]
+    assert (wrong.package, wrong.is_unlike) == ("some_thing", True)
+    # A script is the installer's work, and ours.
+    assert (found["bin/thing"].package, found["bin/thing"].is_unlike) == ("some_thing", False)
     assert (found["bin/python"].type, found["bin/python"].content) == ("l", "/usr/bin/python3")
     assert (found["bin"].type, found["pyvenv.cfg"].package) == ("d", "")
 
