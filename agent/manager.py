@@ -135,7 +135,11 @@ class Manager:
     async def end_session(self, session_id: str) -> None:
         """Drops every reference of a session whose raylet is gone."""
         async with self._turn(session_id):
-            self._envs.pop(session_id, None)
+            envs = self._envs.pop(session_id, None)
+            if envs is not None:
+                # Workers of a dead raylet take a moment to notice.
+                for digest in [each for each in envs.ready if self.references.count(session_id, each)]:
+                    self._rest(envs, digest)
             self._trees.forget(session_id)
             dropped = await self.workshop.thread(self.references.end, session_id)
         _log.info("session %s ended, %d references dropped", session_id, dropped)
@@ -397,6 +401,8 @@ class Manager:
         if source in _UNCOUNTED_SOURCES:
             return
         digest = digest_of_serialized(serialized)
+        if self.references.count(session.id, digest) == 1:
+            self._rest(self._of(session), digest)
         left = self.references.release(session.id, digest)
         if left == 0:
             self._trees.leave(session.id, digest)
@@ -405,6 +411,12 @@ class Manager:
             if session.settings.cache_bytes:
                 self._evict_excess(session)
             self.on_release()
+
+    def _rest(self, envs: SessionEnvs, digest: str) -> None:
+        """Notes that what an env stands on was in use until now."""
+        env = envs.ready.get(digest)
+        for key in () if env is None else env.objects:
+            self.workshop.store.rest(key)
 
     def _note_idle(self, session: Session, digest: str) -> None:
         """Forgets the env that has been without references the longest, if there are too many such."""

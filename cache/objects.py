@@ -105,6 +105,14 @@ class Objects:
             self._touched.add(key)
             return found.entry
 
+    def rest(self, key: ObjectKey) -> None:
+        """The last who refers to an object is going: it was in use until now."""
+        with self.lock:
+            found = self._stored.get(key)
+            if found is not None:
+                found.rest(time.time())
+                self._touched.add(key)
+
     def keep(self, key: ObjectKey) -> Object:
         """Adds a hold for the store's own work; no use is counted.
 

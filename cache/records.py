@@ -107,7 +107,7 @@ class Entry:
         key: its name.
         path: its folder; final, since virtual environments hold absolute paths.
         facts: what its marker says.
-        last_used: unix seconds; when it was last held.
+        last_used: unix seconds; when it was last held, or given up by the last who had it.
         uses: how often it was held.
         heat: uses, of which older ones count less; as of ``last_used``.
     """
@@ -241,6 +241,11 @@ class Object:
         self.last_used = now  # before the count: see entry
         self.uses += 1
 
+    def rest(self, now: float) -> None:
+        """Its last user has gone: it was in use up to now, which is no use more."""
+        self.heat = warmed(self.heat, self.last_used, now)
+        self.last_used = now
+
     @property
     def entry(self) -> Entry:
         """The record as others see it. May be read without the lock.
@@ -248,9 +253,10 @@ class Object:
         It is kept until something changes. Uses only ever grow and are read first here, so an entry made
         while somebody counts a use has the old number and is not taken again.
         """
-        entry, facts, uses = self._entry, self.facts, self.uses
-        if entry is None or entry.uses != uses or entry.facts is not facts:
-            entry = self._entry = Entry(self.key, self.path, facts, self.last_used, uses, self.heat)
+        entry, facts, uses, last_used = self._entry, self.facts, self.uses, self.last_used
+        known = entry is not None and entry.uses == uses and entry.last_used == last_used
+        if entry is None or not known or entry.facts is not facts:
+            entry = self._entry = Entry(self.key, self.path, facts, last_used, uses, self.heat)
         return entry
 
     def row(self) -> dict[str, Any]:

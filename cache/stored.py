@@ -103,6 +103,14 @@ class Stored:
         except NotFoundError:
             return None
 
+    def rest(self, key: ObjectKey) -> None:
+        """Says that the last who refers to an object is going; its age counts from now on. Loop-safe.
+
+        Before the reference is given back: what a job of days has used must not look days old when it ends,
+        while its workers are on their way out.
+        """
+        self._objects.rest(key)
+
     def unhold(self, key: ObjectKey, generation: int = 0) -> None:
         """Gives one hold back, with the generation that :meth:`hold` returned. Loop-safe.
 

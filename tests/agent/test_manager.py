@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,22 @@ async def test_two_specs_that_lead_to_one_object_build_it_once(world: World) -> 
     await asyncio.gather(world.manager.acquire(one, ask()), world.manager.acquire(two, other))
     assert world.installer.builds == 1
     assert [len(world.manager.info(each)) for each in (one, two)] == [1, 1]
+
+
+async def test_the_age_of_what_is_not_used_counts_from_its_end(world: World) -> None:
+    """What a job of days has used is not days old when the job ends, nor when its raylet dies."""
+    session, store = await world.session(), world.manager.workshop.store
+    env = await world.manager.acquire(session, ask())
+    found = store._objects._stored[env.objects[0]]
+    found.last_used -= 3600
+    world.manager.release(session, ask().serialized, "")
+    assert time.time() - found.entry.last_used < 60
+    await world.manager.acquire(session, ask())
+    found.last_used -= 3600
+    uses = found.uses
+    await world.manager.end_session(session.id)
+    assert time.time() - found.entry.last_used < 60
+    assert found.uses == uses
 
 
 async def test_a_hit_counts_and_a_release_gives_back(world: World) -> None:
