@@ -85,6 +85,13 @@ class RayNode:
         token = self.folder / "token"
         token.touch(mode=0o600)
         token.write_text(self.token)
+        try:
+            return self._start(deadline)
+        except NodeError:
+            # On a busy machine Ray's dashboard misses a deadline of its own; a port may be taken.
+            return self._start(deadline)
+
+    def _start(self, deadline: float) -> "RayNode":
         self.starts += 1
         self.ports = free_ports(5)
         log = self.folder / f"start-{self.starts}.log"
