@@ -35,8 +35,8 @@ demo: $(VENV) .work/ray-2.60.0/.ready ## a real Ray node on ray-envd, cold and a
 test: debian $(VENV) $(RAYS) $(STUBS) ## the whole test suite, real Ray included
 	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
-test-fast: $(VENV) ## the tests that need neither Ray nor podman
-	@$(BIN)/python -m pytest $(PARALLEL) -m "not ray and not podman" $(ARGS)
+test-fast: $(VENV) ## the quick tests: no Ray, no podman, none that takes long
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not ray and not podman and not slow" $(ARGS)
 
 check: $(VENV) ## ruff, mypy strict, import contracts, generated code up to date
 	@tools/check.sh

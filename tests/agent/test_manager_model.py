@@ -37,6 +37,9 @@ from ray_envd.cache.keys import ObjectKey, digest_of
 from ray_envd.cache.owner import Owner
 from ray_envd.cache.store import Build
 
+pytestmark = pytest.mark.slow
+
+
 #: Env -> the objects on which it stands. Envs share objects, one needs none, one is no runtime env at all.
 ENVS = {"a": "A", "ab": "AB", "bc": "BC", "cd": "CD", "none": "", "bad": ""}
 SERIALIZED = {

@@ -11,6 +11,8 @@ from test_trees import Place
 from ray_envd.agent import trees as module
 from ray_envd.agent.sessions import SessionSettings
 
+pytestmark = pytest.mark.slow
+
 
 class Crowd:
     """Jobs, and what each may see: marks of those who came since the tree was last unused."""

@@ -3,6 +3,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing() -> None:
     """Commits, pins, evictions, references, recovery itself: killed before each of their file operations."""

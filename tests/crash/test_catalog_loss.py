@@ -8,10 +8,13 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from life import Life
 from promises import goes_on, holds
 from whole import damaged
 from world import World
+
+pytestmark = pytest.mark.slow
 
 
 def _database(catalog: Path) -> Path:

@@ -13,6 +13,9 @@ import pytest
 from shim import Step
 from world import World
 
+pytestmark = pytest.mark.slow
+
+
 _AT_ONCE = 3  # each waits much: for a start, for a link's return
 #: Of so many points with a kill, one with a loss of power.
 _POWER = 4

@@ -9,6 +9,9 @@ from power import PoweredLife
 from promises import goes_on, holds
 from world import World
 
+pytestmark = pytest.mark.slow
+
+
 EXT4, XFS = pytest.param(("ext4", False), id="ext4"), pytest.param(("xfs", False), id="xfs")
 #: Beside a stranger who syncs all the time.
 EXT4_TOO = pytest.param(("ext4", True), id="ext4, with a stranger")

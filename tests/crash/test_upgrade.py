@@ -18,6 +18,9 @@ from promises import goes_on, holds
 from whole import Manifest, damaged, manifest, markers
 from world import World
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).resolve().parents[2]
 #: The last commit whose store knows neither generations, damage, shared units nor epochs.
 EARLIER = "6cc57d6bc695b8d32418c57e73114b5ee2486340"

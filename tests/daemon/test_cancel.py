@@ -17,6 +17,8 @@ from sources import NOTHING, FileServer, Slow, left_over, make_zip
 from ray_envd.agent.pb import runtime_env_pb2 as pb
 from ray_envd.agent.pb import runtime_env_pb2_grpc as services
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def nothing_stays(node: Daemon) -> Iterator[None]:

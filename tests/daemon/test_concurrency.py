@@ -18,6 +18,9 @@ from sources import NOTHING, Slow, http_of, left_over
 
 from ray_envd.agent.pb import runtime_env_pb2 as pb
 
+pytestmark = pytest.mark.slow
+
+
 THOUSAND = 1000
 _SLOTS = re.compile(r"^ray_envd_build(?:s_waiting|_slots_used\{lane=\"(\w+)\"\}) (\S+)$", re.MULTILINE)
 

@@ -14,7 +14,10 @@ from raylet import Env, MakeRaylet
 from ray_envd.agent.doctor import store as doctor
 from ray_envd.cache.reflink import clones_files
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system"),
+]
 #: mkfs.xfs makes none smaller; the image's file is sparse.
 _BYTES = 320 * 1024**2
 _WHERE = "import shared; print(shared.__file__)"

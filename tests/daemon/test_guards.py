@@ -13,6 +13,8 @@ from raylet import MakeRaylet, Raylet
 from sources import FileServer, make_zip
 from stored_files import copy_of_python, markers, site_of, verify
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:

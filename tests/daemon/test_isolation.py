@@ -16,6 +16,9 @@ from package_world import UV
 from raylet import Env, MakeRaylet
 from sources import make_zip
 
+pytestmark = pytest.mark.slow
+
+
 FILES = {"mine.py": "where = 'package'\n", "data/file.txt": "content", "data/other.txt": "content"}
 #: A worker that does to its folder what workers do.
 SPOIL = """

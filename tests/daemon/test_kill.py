@@ -18,6 +18,8 @@ from processes import alive, clean_environment
 from raylet import MakeRaylet
 from sources import FileServer, Slow, left_over, make_zip
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def home(short_tmp: Path) -> Iterator[Daemon]:

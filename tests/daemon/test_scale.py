@@ -17,6 +17,9 @@ from large_store import LargeStore, make_large_store
 from raylet import Raylet
 from shelf import quick_folder
 
+pytestmark = pytest.mark.slow
+
+
 OBJECTS, ENVS, REFERENCES = 10_000, 9_000, 108_000
 
 

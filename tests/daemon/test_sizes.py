@@ -18,6 +18,9 @@ from sources import make_zip
 
 from ray_envd.agent.client import Client, Object, Stats
 
+pytestmark = pytest.mark.slow
+
+
 ALICE = 41001  # a user, if root runs the tests
 WHEELS, ENVS, ARCHIVES = 40, 60, 140
 KINDS = {"python", "archive"}

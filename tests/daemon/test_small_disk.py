@@ -22,7 +22,10 @@ from sources import FileServer, left_over
 
 from ray_envd.agent.client import Client
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system"),
+]
 MIB = 1024 * 1024
 _DISK = 100  # MiB
 _YOUNG = 2  # seconds for which what was used is not collected

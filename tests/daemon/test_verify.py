@@ -15,6 +15,9 @@ from stored_files import damaged, flip, markers, site_of, verify, verify_command
 
 from ray_envd.agent.pb import admin_pb2 as pb
 
+pytestmark = pytest.mark.slow
+
+
 ALICE = 41001
 
 
