@@ -177,12 +177,20 @@ class Soak:
     def _afterwards(self, draws: Draws) -> list[checks.Check]:
         """What must hold when the cluster is gone, and when the daemon is."""
         place, nodes = self.place, self.cluster.nodes
-        found = [checks.growth(place, self.cluster.head.python, draws, 25), checks.whole(place)]
+        found = [
+            checks.growth(place, self.cluster.head.python, draws, 25),
+            checks.whole(place),
+            checks.verified(place),
+        ]
         self.cluster.stop_nodes()
         found += [checks.nothing_held(place), checks.sizes(place), checks.residue(place)]
         code = place.end()
         found.append(checks.Check("the daemon ends in order", code == 0, f"exit code {code}"))
-        found += [checks.no_process(place, nodes, place.tools), checks.logs(place, nodes)]
+        found += [
+            checks.no_process(place, nodes, place.tools),
+            checks.logs(place, nodes),
+            checks.undamaged(place),
+        ]
         return found
 
 

@@ -36,6 +36,7 @@ _DEATHS = {
 }
 _SLACK = 1.0  # seconds in which a worker may still begin what its dead raylet gave it
 _TROUBLE = re.compile(r"Traceback|never retrieved|was never awaited|unexpectedly|\bCRITICAL\b")
+_DAMAGE = re.compile(r"is damaged:|is taken out of service|may not be whole")
 _STOCK = "this node runs on Ray's stock runtime-env agent"
 _GROWTH = 6 * 1024**2  # bytes of memory that a daemon may gain by some tens of envs
 _CALM_SECONDS = 100.0  # for the daemon's look once a minute
@@ -226,6 +227,18 @@ def whole(place: Place) -> Check:
     return Check("every object is whole", not problems and files > 0, "\n".join([text, *problems[:5]]))
 
 
+def verified(place: Place) -> Check:
+    """What `ray-envd verify` says of every file."""
+    with admin_of(place.socket) as admin:
+        events = list(admin.Verify(admin_pb2.VerifyRequest(), timeout=300))
+    bad = [
+        f"{each.object.id}: {each.damage or each.error or each.unlike_record[:3]}"
+        for each in events
+        if each.damage or each.error or each.unlike_record
+    ]
+    return Check("ray-envd verify finds nothing", not bad, "\n".join([f"{len(events)} objects", *bad[:5]]))
+
+
 def _object(folder: Path) -> tuple[list[str], int]:
     if not folder.is_dir():
         return [f"{folder} is not there"], 0
@@ -283,6 +296,13 @@ def logs(place: Place, nodes: Sequence[RayNode]) -> Check:
         for path in node.folder.glob("session_2*/logs/runtime_env_agent*"):
             found += [line for line in path.read_text(errors="replace").splitlines() if _STOCK in line]
     return Check("no traceback in a log, no link on stock", not found, "\n".join(found[:8]) or "none")
+
+
+def undamaged(place: Place) -> Check:
+    """Nothing was taken for damaged at any time: kills of processes damage nothing."""
+    lines = place.log.read_text(errors="replace").splitlines()
+    found = [line for line in lines if _DAMAGE.search(line)]
+    return Check("nothing was ever found damaged", not found, "\n".join(found[:5]) or "none")
 
 
 def no_process(place: Place, nodes: Sequence[RayNode], tools: Callable[[], list[int]]) -> Check:

@@ -144,6 +144,8 @@ class Job:
             try:
                 self._write(record, **ray.get(reference))
             except Exception as error:  # noqa: BLE001 - whatever Ray raises is what came of it
+                # A dead actor answers no more: the next one takes its place.
+                self._actors = [actor for actor in self._actors if actor["busy"] != reference]
                 self._write(record, error=type(error).__name__, message=str(error))
 
     def _write(self, record: dict[str, Any], **found: Any) -> None:
