@@ -132,7 +132,8 @@ class Report:
 
     def _where(self) -> str:
         when = datetime.fromtimestamp(self.started, UTC).strftime("%Y-%m-%d")
-        machine = f"{len(os.sched_getaffinity(0))} cores, Linux {platform.release()}"
+        cores, load = len(os.sched_getaffinity(0)), self.watch.load
+        machine = f"{cores} cores with a load of {load:.0f} on average, Linux {platform.release()}"
         versions = (
             f"Python {platform.python_version()}, ray-envd {__version__}, Ray {RAY}, uv {_uv_version()}"
         )

@@ -1,7 +1,9 @@
 """What is watched while a soak goes on."""
 
 import contextlib
+import os
 import re
+import statistics
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +42,7 @@ class Watch:
     environments: int = 0
     compared: int = 0
     problems: list[str] = field(default_factory=list)
+    _loads: list[float] = field(default_factory=list)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -54,12 +57,18 @@ class Watch:
         if self._thread is not None:
             self._thread.join()
 
+    @property
+    def load(self) -> float:
+        """The machine's load average, its own work and others', as a mean over the looks."""
+        return statistics.fmean(self._loads or [0.0])
+
     def total(self, name: str) -> int:
         """A counter over all daemons, each as last seen before its end."""
         return sum(int(getattr(stats, name)) for stats in self.last.values())
 
     def _run(self) -> None:
         while not self._stopping.wait(1.0):
+            self._loads.append(os.getloadavg()[0])
             workers = {node.mark: workers_of(node) for node in self.cluster.nodes}
             with contextlib.suppress(grpc.RpcError):
                 self._look_at_daemon()
