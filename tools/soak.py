@@ -26,7 +26,7 @@ import soak_checks as checks
 from processes import NodeError
 from rays import ROOT
 from rich.console import Console
-from soak_chaos import Chaos, Strike
+from soak_chaos import TARGETS, Chaos, Strike
 from soak_cluster import Cluster, default_installs
 from soak_place import Place
 from soak_report import Report
@@ -46,6 +46,7 @@ class Options:
     minutes: float = 10.0
     seed: int = 0
     more_nodes: int = 2
+    targets: tuple[str, ...] = tuple(TARGETS)
 
 
 @dataclass
@@ -150,7 +151,8 @@ class Soak:
         self.place.make()
         self.cluster.start()
         self.say(f"daemon {self.place.daemon_pid()}, {len(self.cluster.nodes)} raylets, {self.place.folder}")
-        chaos, watch = Chaos(self.cluster, random.Random(options.seed)), Watch(self.cluster)
+        targets = {name: TARGETS[name] for name in options.targets}
+        chaos, watch = Chaos(self.cluster, random.Random(options.seed), targets), Watch(self.cluster)
         jobs = Jobs(self.cluster, options.seed)
         jobs.keep()
         watch.start()
@@ -221,12 +223,13 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="how long things go wrong")
     parser.add_argument("--seed", type=int, default=1, help="of envs and strikes")
+    parser.add_argument("--only", nargs="+", choices=TARGETS, default=list(TARGETS), help="what to strike")
     parser.add_argument("--report", type=Path, help="write a report in Markdown")
     parser.add_argument("--json", type=Path, help="write everything as JSON")
     parser.add_argument("--keep", action="store_true", help="leave store and logs where they are")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupted)
-    options = Options(arguments.minutes, arguments.seed)
+    options = Options(arguments.minutes, arguments.seed, targets=tuple(arguments.only))
     try:
         with prepared(options, lambda text: console.print(text, markup=False), keep=arguments.keep) as soak:
             report = soak.run()

@@ -3,7 +3,7 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +46,7 @@ class Chaos:
 
     cluster: Cluster
     chance: random.Random
+    targets: Mapping[str, int] = field(default_factory=lambda: TARGETS)
     strikes: list[Strike] = field(default_factory=list)
 
     @property
@@ -68,7 +69,7 @@ class Chaos:
         self._place.supervise()
 
     def _strike(self) -> Strike | None:
-        (target,) = self.chance.choices(list(TARGETS), list(TARGETS.values()))
+        (target,) = self.chance.choices(list(self.targets), list(self.targets.values()))
         action: Callable[[], Strike | None] = getattr(self, f"_strike_{target}")
         return action()
 

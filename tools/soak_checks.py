@@ -114,7 +114,12 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def sessions(cluster: Cluster) -> Check:
-    """Each living raylet has a session and no other; references above its workers are of lost replies."""
+    """Each living raylet has a session, and nobody else.
+
+    References above its workers are its own doing. Ray 2.60 does not give back all that it has asked for when
+    a job ends while workers of it are still to be started, nor what it installs eagerly for jobs that were over
+    before it began; on stock it is the same. They end with the raylet.
+    """
     counted = references(cluster)
     raylets = {node.pids("raylet")[0]: len(workers_of(node)) for node in cluster.nodes}
     ok = set(counted) == set(raylets) and all(counted[pid] >= count for pid, count in raylets.items())
@@ -143,9 +148,15 @@ def growth(place: Place, python: Path, draws: Draws, count: int) -> Check:
     _create(place, python, [*envs, *vars_])
     before = _figures(place)
     _create(place, python, [*envs, *vars_] * 2)
-    after = _figures(place)
-    grown = [b - a for a, b in zip(before, after, strict=True)]
-    ok = grown[0] <= 2 and grown[1] <= 2 and grown[2] <= _GROWTH  # noqa: PLR2004 - a pooled connection
+
+    def grown() -> bool:
+        most = (before[0], before[1] + 1, before[2] + _GROWTH)
+        return any(now > limit for now, limit in zip(_figures(place), most, strict=True))
+
+    # What goes on behind, such as the sealing of what was built, has pipes of its own for a while.
+    with contextlib.suppress(TimeoutError):
+        wait_until(lambda: not grown(), 60, every=0.5)
+    ok, after = not grown(), _figures(place)
     found = (
         f"descriptors {before[0]} -> {after[0]}, threads {before[1]} -> {after[1]}, "
         f"memory {before[2] >> 20} -> {after[2] >> 20} MiB over {2 * (len(envs) + count)} envs"
