@@ -34,7 +34,7 @@ _DEATHS = {
     "OwnerDiedError",
     "WorkerCrashedError",
 }
-_SLACK = 1.0  # seconds in which a worker may still begin what its dead raylet gave it
+_SLACK = 10.0  # seconds for which a worker may go on until it notices that its raylet is dead
 _TROUBLE = re.compile(r"Traceback|never retrieved|was never awaited|unexpectedly|\bCRITICAL\b")
 _DAMAGE = re.compile(r"is damaged:|is taken out of service|may not be whole")
 _STOCK = "this node runs on Ray's stock runtime-env agent"
@@ -69,7 +69,8 @@ class Tasks:
         """``done``, ``refused as expected``, ``raylet killed``, ``failed`` or ``wrong``."""
         error = result.get("error")
         if not error:
-            return "wrong" if result["problems"] or result["refused"] else "done"
+            right = not (result["problems"] or result["refused"])
+            return "done" if right else "raylet killed" if self._lost_its_raylet(result) else "wrong"
         if result["refused"] and error == "RuntimeEnvSetupError" and result["refused"] in result["message"]:
             return "refused as expected"
         return "raylet killed" if error in _DEATHS and self._lost_its_raylet(result) else "failed"
@@ -77,14 +78,15 @@ class Tasks:
     def _lost_its_raylet(self, result: dict[str, Any]) -> bool:
         """Whether Ray names a node whose raylet was killed, or it last ran on such a one."""
         killed = {strike.raylet: strike for strike in self.strikes if strike.raylet}
-        if any(strike.node and strike.node in result["message"] for strike in killed.values()):
+        told = result.get("message", "")
+        if any(strike.node and strike.node in told for strike in killed.values()):
             return True
         began = [each for each in self.attempts if each["id"] == result["id"]]
         if not began:
             return False
         last = max(began, key=lambda each: each["began"])
         strike = killed.get(last["raylet"])
-        return strike is not None and strike.at > last["began"] - _SLACK
+        return strike is not None and last["began"] - _SLACK < strike.at < result["ended"] + _SLACK
 
     def check(self) -> Check:
         """No task failed but those whose own raylet was killed, and none saw another env than its own."""
@@ -116,8 +118,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def sessions(cluster: Cluster) -> Check:
     """Each living raylet has a session, and nobody else.
 
-    References above its workers are its own doing. Ray 2.60 does not give back all that it has asked for when
-    a job ends while workers of it are still to be started, nor what it installs eagerly for jobs that were over
+    References above its workers are its own doing. Ray 2.60 does not give back all that it has asked for where
+    workers of a job are still to be started when it ends, nor what it installs eagerly for jobs that were over
     before it began; on stock it is the same. They end with the raylet.
     """
     counted = references(cluster)
