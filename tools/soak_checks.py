@@ -81,12 +81,12 @@ class Tasks:
         told = result.get("message", "")
         if any(strike.node and strike.node in told for strike in killed.values()):
             return True
-        began = [each for each in self.attempts if each["id"] == result["id"]]
+        began = [each for each in self.attempts if each["id"] in {result["id"], result["actor"] or None}]
         if not began:
             return False
         last = max(began, key=lambda each: each["began"])
         strike = killed.get(last["raylet"])
-        return strike is not None and last["began"] - _SLACK < strike.at < result["ended"] + _SLACK
+        return strike is not None and last["began"] - _SLACK < strike.at < result["ended"]
 
     def check(self) -> Check:
         """No task failed but those whose own raylet was killed, and none saw another env than its own."""
@@ -118,9 +118,9 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def sessions(cluster: Cluster) -> Check:
     """Each living raylet has a session, and nobody else.
 
-    References above its workers are its own doing. Ray 2.60 does not give back all that it has asked for where
-    workers of a job are still to be started when it ends, nor what it installs eagerly for jobs that were over
-    before it began; on stock it is the same. They end with the raylet.
+    References above its workers are its own doing. Ray 2.60 does not give back all that it has asked for
+    where workers of a job are still to be started when it ends, nor what it installs eagerly for jobs that
+    were over before it began; on stock it is the same. They end with the raylet.
     """
     counted = references(cluster)
     raylets = {node.pids("raylet")[0]: len(workers_of(node)) for node in cluster.nodes}

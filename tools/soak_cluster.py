@@ -22,6 +22,8 @@ _RAY = {
     "RAY_health_check_timeout_ms": "10000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_prestart_worker_first_driver": "0",
+    # Tools are killed faster than a long build ends: Ray's three attempts are not enough for all.
+    "RUNTIME_ENV_RETRY_TIMES": "8",
 }
 
 

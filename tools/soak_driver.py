@@ -2,8 +2,9 @@
 
 Runs in Ray's interpreter. stdin: {"address", "world", "seed", "job": folder, "data": its digest, "variables",
 "inflight", "results": file, "stop": file, "attempts": file, "drain": seconds}. A line of ``results`` is one
-task: {"id", "kind", "runtime_env", "refused", "submitted", "ended", "error", "message", "problems", "began"};
-a line of ``attempts`` says that a task began on a raylet: {"id", "raylet", "began"}. Times are Unix seconds.
+task: {"id", "kind", "actor", "runtime_env", "refused", "submitted", "ended", "error", "message", "problems", "began"};
+a line of ``attempts`` says that a task or an actor (a task's "actor") began on a raylet: {"id", "raylet",
+"began"}. Times are Unix seconds.
 """
 
 import json
@@ -19,20 +20,28 @@ from soak_world import Draws, Wanted, World
 _ACTORS, _CALLS, _PAUSE = 2, 4, 1.5  # at once, calls of each, seconds between them
 
 
+def begin(name: str, attempts: str) -> float:
+    """Runs in the worker: notes where a task or an actor begins; returns when."""
+    import json  # noqa: PLC0415 - this function travels to the worker alone
+    import os  # noqa: PLC0415
+    import time  # noqa: PLC0415
+
+    began = time.time()
+    with open(attempts, "a") as file:
+        raylet = int(os.environ.get("RAY_RAYLET_PID") or os.getppid())
+        file.write(json.dumps({"id": name, "raylet": raylet, "began": began}) + "\n")
+    return began
+
+
 def look(wanted: dict[str, Any], task: str, attempts: str) -> dict[str, Any]:
     """Runs in the worker: what of the env is not as it must be. It leaves a file in its folder."""
     import hashlib  # noqa: PLC0415 - this function travels to the worker alone
     import importlib  # noqa: PLC0415
     import importlib.metadata  # noqa: PLC0415
-    import json  # noqa: PLC0415
     import os  # noqa: PLC0415
-    import time  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
-    began = time.time()
-    with open(attempts, "a") as file:
-        raylet = int(os.environ.get("RAY_RAYLET_PID") or os.getppid())
-        file.write(json.dumps({"id": task, "raylet": raylet, "began": began}) + "\n")
+    began = begin(task, attempts)
     problems: list[str] = []
 
     def compare(what: str, found: object, right: object) -> None:
@@ -63,6 +72,9 @@ def look(wanted: dict[str, Any], task: str, attempts: str) -> dict[str, Any]:
 @ray.remote(num_cpus=0.1)
 class Keeper:
     """Holds its env for a while, and looks at it again and again."""
+
+    def __init__(self, name: str, attempts: str) -> None:
+        begin(name, attempts)
 
     def look(self, wanted: dict[str, Any], task: str, attempts: str) -> dict[str, Any]:
         """As a task does."""
@@ -102,11 +114,12 @@ class Job:
         expected["data"] = wanted.data or self._asked["data"]
         return expected
 
-    def _record(self, wanted: Wanted, kind: str) -> dict[str, Any]:
+    def _record(self, wanted: Wanted, kind: str, actor: str = "") -> dict[str, Any]:
         self._number += 1
         return {
             "id": f"{self._asked['seed']}-{self._number}",
             "kind": kind,
+            "actor": actor,
             "runtime_env": wanted.runtime_env,
             "refused": wanted.refused,
             "submitted": time.time(),
@@ -122,15 +135,17 @@ class Job:
         """Starts actors, and calls each a few times with pauses."""
         while len(self._actors) < _ACTORS:
             wanted = self._draws.of("pip")
-            handle = Keeper.options(runtime_env=wanted.runtime_env).remote()
-            self._actors.append({"handle": handle, "wanted": wanted, "calls": 0, "next": 0.0, "busy": None})
+            name = wanted.variables["SOAK_ENV"]
+            handle = Keeper.options(runtime_env=wanted.runtime_env).remote(name, self._asked["attempts"])
+            actor = {"name": name, "handle": handle, "wanted": wanted, "calls": 0, "next": 0.0, "busy": None}
+            self._actors.append(actor)
         for actor in list(self._actors):
             if actor["busy"] in self._pending or time.monotonic() < actor["next"]:
                 continue
             if actor["calls"] == _CALLS:
                 self._actors.remove(actor)
                 continue
-            record = self._record(actor["wanted"], "actor")
+            record = self._record(actor["wanted"], "actor", actor["name"])
             call = actor["handle"].look.remote(
                 self._expected(actor["wanted"]), record["id"], self._asked["attempts"]
             )

@@ -112,7 +112,7 @@ class Report:
             "| --- | ---: |",
             f"| tasks and calls of actors | {figures['tasks']} |",
             *(f"| … {name} | {count} |" for name, count in figures["outcomes"].items()),
-            f"| times that one began on a worker | {figures['attempts begun']} |",
+            f"| times that one of them, or an actor, began on a worker | {figures['attempts begun']} |",
             *(f"| {_STRUCK[name]} | {count} |" for name, count in figures["kills and jumps"].items()),
             f"| daemons that served | {figures['daemons']} |",
             f"| builds, hits, failures, as last seen of each daemon | {counted} |",
