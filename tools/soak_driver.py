@@ -2,9 +2,9 @@
 
 Runs in Ray's interpreter. stdin: {"address", "world", "seed", "job": folder, "data": its digest, "variables",
 "inflight", "results": file, "stop": file, "attempts": file, "drain": seconds}. A line of ``results`` is one
-task: {"id", "kind", "actor", "runtime_env", "refused", "submitted", "ended", "error", "message", "problems", "began"};
-a line of ``attempts`` says that a task or an actor (a task's "actor") began on a raylet: {"id", "raylet",
-"began"}. Times are Unix seconds.
+task: {"id", "kind", "actor", "runtime_env", "refused", "submitted", "ended", "error", "message", "problems",
+"began"}; a line of ``attempts`` says that a task or an actor (a task's "actor") began on a raylet: {"id",
+"raylet", "began"}. Times are Unix seconds.
 """
 
 import json
