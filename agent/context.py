@@ -28,6 +28,28 @@ _BASHS_OWN = re.compile(
 _VANISHES = re.compile(r"\$\{[A-Z0-9_]+\}")
 
 
+@dataclass(frozen=True, slots=True)
+class Container:
+    """In what a worker starts where its runtime env names an image. No value of ``env_vars`` is in it.
+
+    Attributes:
+        podman: the program and its global arguments.
+        arguments: those of ``podman run``, but for the name of the container, its environment, and what the
+            worker's own start decides.
+        environment: podman's own: it decides which images podman sees.
+        image: podman's id of the image.
+        python: the interpreter in the image.
+        worker_path: of Ray's ``default_worker.py`` in the image.
+    """
+
+    podman: tuple[str, ...]
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+    image: str
+    python: str
+    worker_path: str
+
+
 @dataclass(frozen=True)
 class Contribution:
     """What one field adds to a worker's start.
@@ -38,6 +60,7 @@ class Contribution:
         variables: set for the worker; never values of the user's ``env_vars``.
         working_dir: where the worker starts.
         py_executable: what runs the worker, already safe for a shell.
+        container: in what the worker starts; paths of the other contributions are the same inside.
         objects: what must stay in the store while a worker uses the env.
         trees: folders of the session that must stay meanwhile.
         built: whether anything had to be built or fetched.
@@ -48,6 +71,7 @@ class Contribution:
     variables: Mapping[str, str] = field(default_factory=dict)
     working_dir: str | None = None
     py_executable: str | None = None
+    container: Container | None = None
     objects: tuple[ObjectKey, ...] = ()
     trees: tuple[str, ...] = ()
     built: bool = False

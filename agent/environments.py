@@ -19,6 +19,7 @@ from ray_envd.agent.errors import NetworkError
 from ray_envd.agent.python.build import build, worker_facts
 from ray_envd.agent.python.estimate import UNPACKED, estimate, linked, local_bytes
 from ray_envd.agent.python.interpreter import Interpreter, Interpreters
+from ray_envd.agent.python.platform import HostPlatform, Platform, Runner
 from ray_envd.agent.python.request import Request, read
 from ray_envd.agent.python.resolve import Lock, resolve
 from ray_envd.agent.python.shadow import build_shadow
@@ -77,16 +78,15 @@ class Environments:
         """
         field = field or spec.field
         session = bench.session
-        interpreter = await self._interpreters.probe(
-            session.python, owner=session.owner, environment=session.environment
-        )
+        platform = await self._platform(bench)
+        interpreter = platform.interpreter
         request = await read(spec, interpreter, environment=bench.environment, owner=session.owner)
         digests = await bench.thread(_digests, request.local_files, session.owner)
         asked = digest_of("environment", session.owner.uid, request.digest(interpreter, digests))
         known = await bench.linked(asked)
         if known is not None:
             return Environment(known, interpreter, is_new=False)
-        resolving = partial(self._resolve_and_build, field, request, interpreter, digests, asked)
+        resolving = partial(self._resolve_and_build, field, request, platform, digests, asked)
         try:
             key, built = await bench.share(("environment", asked), resolving)
         except NetworkError as error:
@@ -104,13 +104,26 @@ class Environments:
         self,
         field: str,
         request: Request,
+        platform: Platform,
+        digests: Mapping[Path, str],
+        asked: str,
+        bench: Bench,
+    ) -> tuple[ObjectKey, bool]:
+        async with platform.tools(bench.session.owner, read=tuple(digests)) as run:
+            return await self._build_with(run, field, request, platform.interpreter, digests, asked, bench)
+
+    async def _build_with(
+        self,
+        run: Runner,
+        field: str,
+        request: Request,
         interpreter: Interpreter,
         digests: Mapping[Path, str],
         asked: str,
         bench: Bench,
     ) -> tuple[ObjectKey, bool]:
         workdir = await bench.thread(_make_workdir, self._store, bench.session.owner)
-        work = self._work(field, interpreter, workdir, bench)
+        work = self._work(field, interpreter, workdir, bench, run)
         try:
             shadow = await self._shadow(interpreter, work, bench)
             venv = shadow.path / "venv"
@@ -158,7 +171,18 @@ class Environments:
         entry, _ = await bench.obtain(key, fill, field=work.field, summary=summary, reserve=_GUESS_BYTES)
         return await with_uv_version(request, work, shadow=shadow, folder=entry.path)
 
-    def _work(self, field: str, interpreter: Interpreter, workdir: Path, bench: Bench) -> Work:
+    async def _platform(self, bench: Bench) -> Platform:
+        if bench.platform is not None:
+            # A cancelled waiter must not take the future from the others.
+            return await asyncio.shield(bench.platform)
+        session = bench.session
+        return HostPlatform(
+            await self._interpreters.probe(
+                session.python, owner=session.owner, environment=session.environment
+            )
+        )
+
+    def _work(self, field: str, interpreter: Interpreter, workdir: Path, bench: Bench, run: Runner) -> Work:
         folders = self._store.layout.user(bench.session.owner.uid)
         return Work(
             field=field,
@@ -170,6 +194,7 @@ class Environments:
             owner=bench.session.owner,
             report=bench.reporter(field),
             redact=bench.spec.redactor,
+            run=run,
         )
 
 

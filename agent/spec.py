@@ -13,17 +13,15 @@ from functools import cached_property
 from typing import Any
 
 from ray_envd.agent.errors import InvalidSpecError, UnsupportedError
+from ray_envd.agent.image_spec import IMAGE_FIELDS, ImageSpec, parse_image
 from ray_envd.agent.redaction import MASK, Redactor, redact_urls, secrets_in_urls
 
 #: Fields for which an installer stands in the registry.
-INSTALLED_FIELDS = ("working_dir", "py_modules", "pip", "uv", "py_executable")
+INSTALLED_FIELDS = ("image", "working_dir", "py_modules", "pip", "uv", "py_executable")
 
 #: Ray's name of a field in JSON -> the name its users write. Served by later versions.
 _LATER_FIELDS = {
     "conda": "conda",
-    "image_uri": "image_uri",
-    "image": "image",
-    "container": "container",
     "java_jars": "java_jars",
     "_nsight": "nsight",
     "nsight": "nsight",
@@ -41,6 +39,7 @@ _PASSIVE_FIELDS = {
     "_ray_release",
     "_ray_commit",
     "_inject_current_ray",
+    *IMAGE_FIELDS,
 }
 
 #: Where Ray's driver puts the setup hook; its value is the name of a hook, not a secret.
@@ -53,7 +52,8 @@ class RuntimeEnvSpec:
 
     Attributes:
         serialized: exactly the text that arrived; Ray compares envs by it, and so do references.
-        fields: those of :data:`INSTALLED_FIELDS` that are set, by name, as they came.
+        fields: those of :data:`INSTALLED_FIELDS` that are set, by name, as they came; ``image`` is the parsed
+            :class:`ImageSpec`, whichever of its fields it came from.
         env_vars: the ``env_vars`` field.
         unknown: fields that nobody knows, in order.
         secrets: of the session, which its tools see besides the runtime env's own.
@@ -64,6 +64,11 @@ class RuntimeEnvSpec:
     env_vars: Mapping[str, str]
     unknown: tuple[str, ...]
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
+
+    @property
+    def image(self) -> ImageSpec | None:
+        """The container to run in, if any."""
+        return self.fields.get("image")
 
     @cached_property
     def digest(self) -> str:
@@ -135,6 +140,9 @@ def parse(
             remedy="unset RAY_RUNTIME_ENV_PLUGINS for this cluster, or run it without ray-envd",
         )
     fields = {name: whole[name] for name in INSTALLED_FIELDS if whole.get(name)}
+    image = parse_image(whole)
+    if image is not None:
+        fields["image"] = image
     return RuntimeEnvSpec(serialized, fields, env_vars, unknown, secrets)
 
 

@@ -20,6 +20,7 @@ from ray_envd.agent.guard import Guard
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.once import Once
 from ray_envd.agent.progress import Event, Progress
+from ray_envd.agent.python.platform import Platform
 from ray_envd.agent.room import Report, Room, disk_full, to_the_end
 from ray_envd.agent.sessions import Session
 from ray_envd.agent.slots import Slots
@@ -261,6 +262,7 @@ class Bench:
         spec: what.
         progress: where its steps are told.
         environment: the raylet's, the user's ``env_vars``, and the working dir once it is known.
+        platform: what environments are built on; None where that is the host's. Set once the image is there.
     """
 
     def __init__(
@@ -269,6 +271,9 @@ class Bench:
         self.workshop, self.session, self.spec, self.progress = workshop, session, spec, progress
         self.environment: dict[str, str] = {**session.environment, **spec.env_vars}
         self._held: list[Entry] = []
+        self.platform: asyncio.Future[Platform] | None = None
+        if spec.image is not None:
+            self.platform = asyncio.get_running_loop().create_future()
 
     @property
     def store(self) -> Store:
@@ -314,6 +319,7 @@ class Bench:
         async def run(progress: Progress) -> T:
             own = Bench(self.workshop, self.session, self.spec, progress)
             own.environment.update(self.environment)
+            own.platform = self.platform
             try:
                 async with self.workshop.slots.slot(self.session.id, key, partial(_tell_queue, progress)):
                     return await work(own)

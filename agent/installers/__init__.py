@@ -3,7 +3,11 @@
 The order is the order in which stock applies its plug-ins, and so decides who wins where two set the same.
 """
 
+from ray_envd.agent.containers.images import Images
+from ray_envd.agent.containers.platform import Platforms
+from ray_envd.agent.containers.start import Starts
 from ray_envd.agent.environments import Environments
+from ray_envd.agent.installers.image import ImageInstaller
 from ray_envd.agent.installers.packages import PackagesInstaller
 from ray_envd.agent.installers.protocol import Installer
 from ray_envd.agent.installers.py_executable import PyExecutableInstaller
@@ -20,6 +24,7 @@ def registry(
 ) -> dict[str, Installer]:
     """Every installer by its field."""
     installers: list[Installer] = [
+        ImageInstaller(Images(), Platforms(), Starts()),
         WorkingDirInstaller(packages, unpacker),
         PackagesInstaller("uv", parse_uv, environments, layers),
         PackagesInstaller("pip", parse_pip, environments, layers),

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ray_envd.agent import process
 from ray_envd.agent.process import Completed
 from ray_envd.agent.python import uv
 from ray_envd.agent.python.pip_options import SOURCES, words_for_pip
@@ -41,7 +40,7 @@ async def install(request: Request, work: Work, python: Path, *, shadow: Path, t
     options = request.pip_words or _DEFAULTS
     argv = [str(python), "-m", "pip", "install", *files, *words_for_pip(options)]
     work.report("installing", "with pip")
-    completed = await process.run(
+    completed = await work.run(
         argv,
         env={**work.environment, **_variables(request), "VIRTUAL_ENV": str(target)},
         cwd=work.workdir,

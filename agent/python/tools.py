@@ -10,6 +10,7 @@ from typing import Protocol
 import uv
 
 from ray_envd.agent.python.interpreter import Interpreter
+from ray_envd.agent.python.platform import Runner
 from ray_envd.agent.redaction import Redactor
 from ray_envd.cache.owner import Owner
 
@@ -63,6 +64,7 @@ class Work:
         logs: folder for the full output of tools that failed.
         environment: complete, for the tools.
         redact: masks secrets; applied to every line that leaves a tool.
+        run: how a tool is run, on the host or in a container.
     """
 
     field: str
@@ -74,6 +76,7 @@ class Work:
     owner: Owner
     report: Report
     redact: Callable[[str], str]
+    run: Runner
 
     def hiding(self, secrets: frozenset[str]) -> "Work":
         """The same, with more secrets masked."""

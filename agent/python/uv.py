@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from ray_envd.agent import process, tool_logs
+from ray_envd.agent import tool_logs
 from ray_envd.agent.process import Completed
 from ray_envd.agent.python.tool_errors import classify, interrupted
 from ray_envd.agent.python.tools import Work
@@ -49,7 +49,7 @@ async def run(work: Work, arguments: Sequence[str], variables: Mapping[str, str]
     Raises:
         ToolMissingError: the binary is not there.
     """
-    completed = await process.run(
+    completed = await work.run(
         [work.tools.program, *arguments],
         env=environment(work, variables, offline="--offline" in arguments),
         cwd=work.workdir,

@@ -39,12 +39,9 @@ def test_the_empty_text_is_an_empty_env() -> None:
     ("field", "title"),
     [
         ("conda", "conda"),
-        ("image_uri", "image_uri"),
-        ("container", "container"),
         ("_nsight", "nsight"),
         ("_rocprof_sys", "rocprof-sys"),
         ("java_jars", "java_jars"),
-        ("image", "image"),
     ],
 )
 def test_fields_of_later_versions_are_named(field: str, title: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import uv as uv_package
 
+from ray_envd.agent import process
 from ray_envd.agent.python.build import Built, build
 from ray_envd.agent.python.interpreter import Interpreter, Interpreters
 from ray_envd.agent.python.request import Request, read
@@ -230,6 +231,7 @@ class Kit:
             owner=self.owner,
             report=self.report,
             redact=self.redactor,
+            run=process.run,
         )
 
     async def shadow(self) -> Path:

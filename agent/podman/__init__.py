@@ -1,0 +1,1 @@
+"""What there is to know of podman on this host, and how it is asked."""
