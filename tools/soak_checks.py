@@ -39,6 +39,7 @@ _TROUBLE = re.compile(r"Traceback|never retrieved|was never awaited|unexpectedly
 _DAMAGE = re.compile(r"is damaged:|is taken out of service|may not be whole")
 _STOCK = "this node runs on Ray's stock runtime-env agent"
 _GROWTH = 6 * 1024**2  # bytes of memory that a daemon may gain by some tens of envs
+_SESSION_SECONDS = 30.0  # from the start of a raylet to the hello of its link
 _CALM_SECONDS = 100.0  # for the daemon's look once a minute
 
 
@@ -122,11 +123,24 @@ def sessions(cluster: Cluster) -> Check:
     where workers of a job are still to be started when it ends, nor what it installs eagerly for jobs that
     were over before it began; on stock it is the same. They end with the raylet.
     """
-    counted = references(cluster)
-    raylets = {node.pids("raylet")[0]: len(workers_of(node)) for node in cluster.nodes}
-    ok = set(counted) == set(raylets) and all(counted[pid] >= count for pid, count in raylets.items())
+    counted, raylets = dict[int, int](), dict[int, int]()
+
+    def settled() -> bool:
+        # A raylet that has just come up starts its link a moment later.
+        counted.clear()
+        raylets.clear()
+        counted.update(references(cluster))
+        raylets.update({node.pids("raylet")[0]: len(workers_of(node)) for node in cluster.nodes})
+        return set(counted) == set(raylets) and all(counted[pid] >= raylets[pid] for pid in raylets)
+
+    try:
+        wait_until(settled, _SESSION_SECONDS, "a session of every raylet, and no other", every=0.5)
+        ok = True
+    except TimeoutError:
+        ok = False
     found = [
-        f"raylet {pid}: {raylets.get(pid)} workers, {count} references" for pid, count in counted.items()
+        f"raylet {pid}: {raylets.get(pid, 'no')} workers, {counted.get(pid, 'no')} references"
+        for pid in sorted({*counted, *raylets})
     ]
     return Check("each living raylet has a session, no dead one has", ok, "; ".join(found))
 
