@@ -133,6 +133,13 @@ class ToolMissingError(EnvError):
     title = "needs a program that is missing"
 
 
+class HostError(EnvError):
+    """The node cannot run containers as it is set up."""
+
+    code = "host"
+    title = "needs containers, which this node cannot run"
+
+
 class OutOfSpaceError(EnvError):
     """The disk or the budget has no room now, and nothing that would be waited for gives any."""
 
