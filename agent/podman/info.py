@@ -1,5 +1,6 @@
 """What podman says of itself for one user."""
 
+import asyncio
 import json
 import re
 import shutil
@@ -33,6 +34,7 @@ class PodmanInfo:
         graph_root: where images lie.
         run_root: the state of containers.
         registries: as in registries.conf, by name, and ``search``.
+        selinux: whether it labels files.
     """
 
     program: str
@@ -45,6 +47,7 @@ class PodmanInfo:
     graph_root: Path
     run_root: Path
     registries: Mapping[str, Any]
+    selinux: bool
 
     @property
     def limits_count(self) -> bool:
@@ -76,7 +79,7 @@ async def read_info(owner: Owner, environment: Mapping[str, str]) -> PodmanInfo:
         ToolMissingError: podman or every OCI runtime is missing.
         HostError: podman does not work for this user, or is too old.
     """
-    program = shutil.which("podman", path=environment["PATH"])
+    program = await asyncio.to_thread(shutil.which, "podman", path=environment["PATH"])
     if program is None:
         raise raised(PODMAN_MISSING)
     completed = None
@@ -89,7 +92,7 @@ async def read_info(owner: Owner, environment: Mapping[str, str]) -> PodmanInfo:
         except ToolMissingError as error:
             raise raised(PODMAN_MISSING) from error
         if not completed.returncode:
-            return _checked(_parsed(program, completed.lines))
+            return _checked(await asyncio.to_thread(_parsed, program, completed.lines))
         if not NO_RUNTIME.words.search("\n".join(completed.lines)):
             raise failure(completed, "say how it is set up")
     raise raised(NO_RUNTIME, completed)
@@ -115,6 +118,7 @@ def _parsed(program: str, lines: Sequence[str]) -> PodmanInfo:
             graph_root=Path(store["graphRoot"]),
             run_root=Path(store["runRoot"]),
             registries=said.get("registries") or {},
+            selinux=bool(host["security"].get("selinuxEnabled")),
         )
     except (ValueError, LookupError, TypeError) as error:
         raise HostError(

@@ -15,7 +15,6 @@ from ray_envd.agent.podman.info import RUNTIMES, PodmanInfo
 from ray_envd.cache.owner import Owner
 
 _PID_MAX = Path("/proc/sys/kernel/pid_max")
-_SELINUX = Path("/sys/fs/selinux/enforce")
 _OPEN_FILES, _PROCESSES = "Max open files", "Max processes"
 
 
@@ -62,7 +61,7 @@ class Setup:
             f"--userns={'keep-id' if info.rootless else 'host'}",
             f"--user={owner.uid}:{owner.gid}",
             "--http-proxy=false",  # it would stand in the container's configuration, password and all
-            *(("--security-opt=label=disable",) if _SELINUX.exists() else ()),
+            *(("--security-opt=label=disable",) if info.selinux else ()),
             *(limits.options() if self.own_limits else ()),
         )
 
