@@ -23,7 +23,7 @@ VENV := .venv/.ready
 RAYS := .work/ray-2.60.0/.ready .work/ray-2.49.1/.ready
 STUBS := .work/ray-2.6.3/.ready
 
-.PHONY: help demo test test-fast check proto bench soak lock rays clean debian
+.PHONY: help demo test test-fast check proto bench soak lock rays clean debian small-image
 
 help: ## this list
 	@echo "ray-envd: make <target>"
@@ -32,7 +32,7 @@ help: ## this list
 demo: $(VENV) .work/ray-2.60.0/.ready ## a real Ray node on ray-envd, cold and after a restart (STOCK=1: beside stock Ray)
 	@$(BIN)/python tools/demo.py $(if $(STOCK),--stock) $(ARGS)
 
-test: debian $(VENV) $(RAYS) $(STUBS) ## the whole test suite, real Ray included
+test: debian $(VENV) $(RAYS) $(STUBS) small-image ## the whole test suite, real Ray included
 	@$(BIN)/python -m pytest -m "not ray" $(ARGS) || [ $$? = 5 ] # 5: ARGS choose none of these
 	@$(BIN)/python -m pytest -m ray $(PARALLEL) $(ARGS) || [ $$? = 5 ]
 
@@ -60,12 +60,17 @@ lock: $(VENV) ## resolve every lock file anew (UPGRADE=1: to the newest versions
 
 rays: $(RAYS) $(STUBS) ## the Ray installations that tests and demo use
 
+small-image: debian $(VENV) .work/ray-2.60.0/.ready ## the container image with Python and Ray that tests use
+	@$(BIN)/python tools/small_image.py
+
 clean: ## remove all that the targets made in this folder
 	rm -rf .venv .work dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 debian:
-	@tools/debian.sh systemd-analyze=systemd mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs gcc=gcc gencat=libc6-dev mkfs.ext4=e2fsprogs
+	@tools/debian.sh systemd-analyze=systemd mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs gcc=gcc gencat=libc6-dev mkfs.ext4=e2fsprogs \
+	  podman=podman runc=runc crun=crun docker-registry=docker-registry newuidmap=uidmap \
+	  fuse-overlayfs=fuse-overlayfs slirp4netns=slirp4netns
 
 $(VENV): requirements-dev.lock pyproject.toml tools/venv.sh
 	@tools/venv.sh

@@ -16,6 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 from daemons import Daemon  # noqa: E402 - tools/ is no package; it is on the path from here on
+from podman_fixtures import (  # noqa: E402, F401 - as above; fixtures are found by their names here
+    make_image,
+    podman_folder,
+    podman_world,
+    registry,
+    small_image,
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,13 +7,25 @@ from pathlib import Path
 
 from processes import wait_until
 
-__all__ = ["make_wheel", "wait_until"]
+__all__ = ["make_wheel", "wait_until", "wheel_files"]
 
 
 def make_wheel(
     folder: Path, name: str, version: str, *, source: str = "", requires: tuple[str, ...] = ()
 ) -> Path:
     """Writes a pure-Python wheel of one module, which knows its version, and returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(target, "w") as wheel:
+        for path, text in wheel_files(name, version, source=source, requires=requires).items():
+            wheel.writestr(path, text)
+    return target
+
+
+def wheel_files(
+    name: str, version: str, *, source: str = "", requires: tuple[str, ...] = ()
+) -> dict[str, str]:
+    """What such a wheel holds, which is what stands in site-packages where it is installed."""
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
     files = {
@@ -23,13 +35,7 @@ def make_wheel(
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = "".join(f"{path},sha256={_digest(text)},{len(text)}\n" for path, text in files.items())
-    files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{module}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(target, "w") as wheel:
-        for path, text in files.items():
-            wheel.writestr(path, text)
-    return target
+    return {**files, f"{info}/RECORD": f"{record}{info}/RECORD,,\n"}
 
 
 def _digest(text: str) -> str:

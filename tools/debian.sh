@@ -12,6 +12,12 @@ done
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   echo "Installing Debian packages: ${packages[*]}"
   export DEBIAN_FRONTEND=noninteractive
+  # Programs are wanted, not the services that come with some of them (a registry's on all addresses, podman's).
+  if [ ! -e /usr/sbin/policy-rc.d ]; then
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+    chmod +x /usr/sbin/policy-rc.d
+  fi
   apt-get install -y -qq --no-install-recommends "${packages[@]}" </dev/null >/dev/null 2>&1 && exit 0
   # The package lists of a fresh machine are empty or old.
   apt-get update -qq </dev/null
