@@ -16,13 +16,17 @@ from ray_envd.agent.config_kinds import (
     AUTO,
     BYTES,
     COUNT,
+    FOLDERS,
     FORMAT,
     KIND_SHARES,
     LEVEL,
     LEVELS,
     NONE,
     OBJECT_KINDS,
+    OPTION_NAMES,
+    OPTIONAL_BYTES,
     OPTIONAL_PATH,
+    OPTIONAL_RATIO,
     OPTIONAL_SECONDS,
     OPTIONAL_SHARE,
     PATH,
@@ -191,6 +195,26 @@ class Settings:
     )
     idle_exit: float | None = field(
         metadata=_row(OPTIONAL_SECONDS, NONE, "The daemon ends after so long without a session; seconds.")
+    )
+    container_options: frozenset[str] = field(
+        metadata=_row(
+            OPTION_NAMES,
+            NONE,
+            "Options of podman run that runtime envs may use beside those that only limit a container.",
+        )
+    )
+    container_mounts: tuple[Path, ...] = field(
+        metadata=_row(FOLDERS, NONE, "Folders of which runtime envs may mount parts into their containers.")
+    )
+    container_memory: int | None = field(
+        metadata=_row(
+            OPTIONAL_BYTES, NONE, "Most memory of a container whose runtime env says nothing of it."
+        )
+    )
+    container_cpus: float | None = field(
+        metadata=_row(
+            OPTIONAL_RATIO, NONE, "Most cores of a container whose runtime env says nothing of them."
+        )
     )
     archive_max_bytes: int = field(
         metadata=_row(BYTES, "32GiB", "Most bytes that one archive may unpack to.")

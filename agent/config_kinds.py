@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,28 @@ def parse_kinds(text: str) -> dict[str, Size]:
     return shares
 
 
+def parse_option_names(text: str) -> frozenset[str]:
+    """``--name,...``: long options without their dashes; empty for ``none``."""
+    if text.strip().lower() == NONE:
+        return frozenset()
+    names = [part.strip() for part in text.split(",")]
+    for name in names:
+        if not re.fullmatch(r"--[a-z][a-z0-9-]*", name):
+            raise ValueError(f"{name!r} is no long option")
+    return frozenset(name.removeprefix("--") for name in names)
+
+
+def parse_folders(text: str) -> tuple[Path, ...]:
+    """``/path,...``; empty for ``none``."""
+    if text.strip().lower() == NONE:
+        return ()
+    folders = tuple(Path(part.strip()) for part in text.split(","))
+    for folder in folders:
+        if not folder.is_absolute() or ".." in folder.parts:
+            raise ValueError(f"{str(folder)!r} is not an absolute path without '..'")
+    return folders
+
+
 def _positive(parse: Callable[[str], T]) -> Callable[[str], T]:
     def checked(text: str) -> T:
         value = parse(text)
@@ -139,6 +162,12 @@ ADDRESS = Kind("host:port or none", _or_none(parse_address), "write host:port, e
 SWITCH = Kind("true or false", _flag, "write true or false")
 COUNT = Kind("number", _positive(_number(int)), "write a whole number above 0")
 RATIO = Kind("number", _positive(_number(float)), "write a number above 0")
+OPTIONAL_RATIO = Kind(
+    "number or none", _or_none(_positive(_number(float))), "write a number above 0, or none"
+)
+OPTIONAL_BYTES = Kind("size or none", _or_none(_positive(parse_bytes)), f"{SIZE_FORMS}, or none")
+OPTION_NAMES = Kind("list or none", parse_option_names, "write options such as --cap-add,--device, or none")
+FOLDERS = Kind("list or none", parse_folders, "write absolute paths such as /data,/mnt/models, or none")
 BYTES = Kind("size", _positive(parse_bytes), SIZE_FORMS)
 SHARE = Kind("size or percent", parse_size, f"{SIZE_FORMS}, or a percentage such as 85%")
 OPTIONAL_SHARE = Kind(

@@ -29,17 +29,45 @@ _VANISHES = re.compile(r"\$\{[A-Z0-9_]+\}")
 
 
 @dataclass(frozen=True, slots=True)
+class Command:
+    """What runs a worker in place of Ray's interpreter.
+
+    Attributes:
+        words: program and arguments.
+        expands: ``$NAME`` and ``${NAME}`` in them stand for variables of the worker.
+    """
+
+    words: tuple[str, ...]
+    expands: bool = False
+
+    @classmethod
+    def of(cls, text: str) -> "Command":
+        """A user's command: words keep their boundaries, and variables their meaning.
+
+        Raises:
+            ValueError: the quotes do not balance.
+        """
+        return cls(tuple(shlex.split(text)), expands=True)
+
+    def shell(self) -> str:
+        """Made safe for Ray's shell: nothing that a shell would act on does, but variables that expand."""
+        return " ".join((_command_word if self.expands else shlex.quote)(word) for word in self.words)
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """In what a worker starts where its runtime env names an image. No value of ``env_vars`` is in it.
 
     Attributes:
         podman: the program and its global arguments.
-        arguments: those of ``podman run``, but for the name of the container, its environment, and what the
-            worker's own start decides.
+        arguments: those of ``podman run``, but for the name of the container, and for what the worker's own
+            start decides.
         environment: podman's own: it decides which images podman sees.
         image: podman's id of the image.
         python: the interpreter in the image.
         worker_path: of Ray's ``default_worker.py`` in the image.
+        variables: set for the worker as they are, before all others.
+        python_path: what is PYTHONPATH in the image.
     """
 
     podman: tuple[str, ...]
@@ -48,6 +76,8 @@ class Container:
     image: str
     python: str
     worker_path: str
+    variables: Mapping[str, str] = field(default_factory=dict)
+    python_path: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,7 +89,7 @@ class Contribution:
         path: folders that go in front of PATH.
         variables: set for the worker; never values of the user's ``env_vars``.
         working_dir: where the worker starts.
-        py_executable: what runs the worker, already safe for a shell.
+        command: what runs the worker.
         container: in what the worker starts; paths of the other contributions are the same inside.
         objects: what must stay in the store while a worker uses the env.
         trees: folders of the session that must stay meanwhile.
@@ -70,7 +100,7 @@ class Contribution:
     path: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     working_dir: str | None = None
-    py_executable: str | None = None
+    command: Command | None = None
     container: Container | None = None
     objects: tuple[ObjectKey, ...] = ()
     trees: tuple[str, ...] = ()
@@ -84,7 +114,8 @@ class WorkerContext:
     python: str
     variables: Mapping[str, str]
     working_dir: str | None
-    py_executable: str
+    command: Command
+    container: Container | None = None
 
     def serialize(self, environment_file: str | None, inline: Mapping[str, str]) -> str:
         """The JSON that Ray's ``RuntimeEnvContext.deserialize`` reads.
@@ -98,15 +129,24 @@ class WorkerContext:
             prefix += [".", shlex.quote(environment_file), "&&"]
         if self.working_dir is not None:
             prefix += ["cd", shlex.quote(self.working_dir), "&&"]
-        return json.dumps(
-            {
-                "command_prefix": prefix,
-                "env_vars": dict(inline),
-                "py_executable": self.py_executable,
-                "override_worker_entrypoint": None,
-                "java_jars": [],
-            },
-        )
+        return _serialized(prefix, inline, self.command)
+
+    def serialize_launch(self, launcher: str, plan: str) -> str:
+        """The JSON for a worker in a container, whose start is all in a plan; Ray starts the launcher."""
+        # -S: the raylet's packages may be many, and each start would look at them.
+        return _serialized([], {}, Command((self.python, "-I", "-S", launcher, plan)))
+
+
+def _serialized(prefix: list[str], inline: Mapping[str, str], command: Command) -> str:
+    return json.dumps(
+        {
+            "command_prefix": prefix,
+            "env_vars": dict(inline),
+            "py_executable": command.shell(),
+            "override_worker_entrypoint": None,
+            "java_jars": [],
+        },
+    )
 
 
 def merge(
@@ -118,24 +158,28 @@ def merge(
 ) -> WorkerContext:
     """Merges what the fields add; later ones win, and stand further to the front of a path.
 
-    PYTHONPATH is, as in stock: modules, working_dir, the user's own, the cluster's.
+    PYTHONPATH is, as in stock: modules, working_dir, the user's own, the cluster's; or, in a container, the
+    image's.
     """
     python_path: list[str] = []
     path: list[str] = []
     variables: dict[str, str] = dict(env_vars)
-    working_dir, executable = None, shlex.quote(python)
+    working_dir, command, container = None, None, None
     for part in contributions:
         python_path[:0] = part.python_path
         path[:0] = part.path
         variables.update(part.variables)
         working_dir = part.working_dir or working_dir
-        executable = part.py_executable or executable
+        command = part.command or command
+        container = part.container or container
+    below = raylet_environment.get("PYTHONPATH") if container is None else container.python_path
     if python_path:
-        own = [env_vars.get("PYTHONPATH"), raylet_environment.get("PYTHONPATH")]
+        own = [env_vars.get("PYTHONPATH"), below]
         variables["PYTHONPATH"] = ":".join([*python_path, *(p for p in own if p)])
     if path:
         variables["PATH"] = ":".join([*path, env_vars.get("PATH", "${PATH}")])
-    return WorkerContext(python, variables, working_dir, executable)
+    default = Command((python if container is None else container.python,))
+    return WorkerContext(python, variables, working_dir, command or default, container)
 
 
 def split_names(variables: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -195,18 +239,6 @@ def _literal(text: str) -> str:
 
 def _quoted(text: str) -> str:
     return shlex.quote(text) if text else ""
-
-
-def shell_command(command: str) -> str:
-    """A user's ``py_executable`` (command and arguments) made safe for Ray's shell.
-
-    Words keep their boundaries, ``$NAME`` and ``${NAME}`` keep their meaning; everything else that a
-    shell would act on is quoted.
-
-    Raises:
-        ValueError: the quotes do not balance.
-    """
-    return " ".join(_command_word(word) for word in shlex.split(command))
 
 
 def _command_word(word: str) -> str:

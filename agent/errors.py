@@ -118,6 +118,13 @@ class BuildError(EnvError):
     title = "could not be installed"
 
 
+class ContainerError(EnvError):
+    """No container starts with what the runtime env says of it: an option, the image, or this node."""
+
+    code = "container"
+    title = "cannot be started in its container"
+
+
 class InterruptedToolError(BuildError):
     """A tool or its child was killed from outside: by the kernel where memory is short, or by somebody."""
 

@@ -122,6 +122,7 @@ def _session(facts: dict[str, Any], owner: Owner) -> Session:
         runtime_env_dir=_folder(facts["runtime_env_dir"]),
         log_dir=_folder(facts["log_dir"]) if facts.get("log_dir") else None,
         session_dir=str(facts.get("session_dir") or ""),
+        temp_dir=str(facts.get("temp_dir") or ""),
         gcs_address=str(facts.get("gcs_address") or ""),
         node_ip=str(facts.get("node_ip") or ""),
         ray_version=str(facts.get("ray_version") or ""),

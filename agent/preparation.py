@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_envd.agent.containers.plan import remove_plan, write_plan
 from ray_envd.agent.context import Contribution, WorkerContext, environment_script, merge, split_names
 from ray_envd.agent.errors import EnvError, Retry
 from ray_envd.agent.files import remove_private, write_private
@@ -74,6 +75,7 @@ class Preparation:
     async def forget(self, session: Session, env_digest: str) -> None:
         """Removes what a preparation left for its workers alone."""
         await self._workshop.thread(remove_private, _script(session, env_digest), session.owner)
+        await self._workshop.thread(remove_plan, session, env_digest)
 
     async def _all_fields(self, fields: list[str], spec: RuntimeEnvSpec, bench: Bench) -> list[Contribution]:
         """Independent fields in parallel; a field that names the working dir waits for it."""
@@ -100,6 +102,8 @@ class Preparation:
     async def _serialize(
         self, context: WorkerContext, session: Session, spec: RuntimeEnvSpec, bench: Bench
     ) -> str:
+        if context.container is not None:
+            return await bench.thread(write_plan, context, session, spec.digest)
         shell, inline = split_names(context.variables)
         if not shell:
             return context.serialize(None, inline)

@@ -23,6 +23,9 @@ import uvloop
 from ray_envd.agent import notify, process, process_tree
 from ray_envd.agent.collector import Collector
 from ray_envd.agent.config import Settings
+from ray_envd.agent.containers.policy import Policy
+from ray_envd.agent.containers.start import Starts
+from ray_envd.agent.containers.watch import Watch
 from ray_envd.agent.environments import Environments
 from ray_envd.agent.gate import Gate
 from ray_envd.agent.grpc_admin import AdminService
@@ -38,6 +41,7 @@ from ray_envd.agent.machine import long_builds, raise_file_limit
 from ray_envd.agent.manager import Manager
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.packages import Packages
+from ray_envd.agent.podman.host import Hosts
 from ray_envd.agent.preparation import Preparation
 from ray_envd.agent.python.interpreter import Interpreters
 from ray_envd.agent.setup_log import SetupLogWriter
@@ -87,7 +91,11 @@ class Daemon:
         packages = Packages(resolution_ttl=settings.resolution_ttl, max_bytes=settings.archive_max_bytes)
         interpreters = Interpreters(lambda owner: store.user_dir(owner).interpreters)
         environments = Environments(store, interpreters, resolution_ttl=settings.resolution_ttl)
-        installers = registry(packages, Unpacker(self._trees, limits), environments, Layers(self._trees))
+        self._watch = Watch(lambda: self.links.sessions)
+        starts = Starts(Hosts(), _policy(settings), self._watch.attend)
+        installers = registry(
+            packages, Unpacker(self._trees, limits), environments, Layers(self._trees), starts
+        )
         self.manager = Manager(
             self.workshop,
             self.references,
@@ -143,6 +151,8 @@ class Daemon:
         await self._end_local_sessions(recorded)
         await self.links.start()
         self._spawn(self.links.end_lost_sessions(recorded), "end lost sessions")
+        self._watch.recover(recorded)
+        self._spawn(self._watch.run(), "containers")
         self._spawn(self.collector.run(), "collector")
         self._spawn(self.integrity.run(), "integrity")
         self._spawn(self._watch_loop(), "loop lag")
@@ -297,6 +307,15 @@ def _limits(settings: Settings) -> Limits:
         low_bytes=settings.low_bytes,
         kind_bytes=settings.kind_bytes,
         min_unused_seconds=settings.min_unused_age,
+    )
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        options=settings.container_options,
+        mounts=settings.container_mounts,
+        memory=settings.container_memory,
+        cpus=settings.container_cpus,
     )
 
 

@@ -75,6 +75,7 @@ class Session:
         environment: the raylet's; installers and downloads see it.
         runtime_env_dir: where trees of working_dir and py_modules go.
         log_dir: where set-up logs go; None for callers without a cluster.
+        temp_dir: Ray's, where the folders of its sessions are; empty for callers without a cluster.
         token: the cluster's bearer token, if requests must carry one.
         auth: whether requests must carry the token.
         connected: whether a link or caller is attached now.
@@ -87,6 +88,7 @@ class Session:
     runtime_env_dir: Path
     log_dir: Path | None = None
     session_dir: str = ""
+    temp_dir: str = ""
     gcs_address: str = ""
     node_ip: str = ""
     ray_version: str = ""
@@ -117,6 +119,7 @@ class Session:
             "owner_gid": self.owner.gid,
             "python": self.python,
             "session_dir": self.session_dir,
+            "runtime_env_dir": str(self.runtime_env_dir),
             "ray_version": self.ray_version,
             "raylet_pid": self.raylet_pid,
             "raylet_start": self.raylet_start,

@@ -1,10 +1,9 @@
 """``pip`` and ``uv``: packages over the interpreter that runs Ray."""
 
-import shlex
 from collections.abc import Callable
 from typing import Any
 
-from ray_envd.agent.context import Contribution
+from ray_envd.agent.context import Command, Contribution
 from ray_envd.agent.environments import Environments
 from ray_envd.agent.layers import Layers
 from ray_envd.agent.python.spec import PackagesSpec, needs_working_dir
@@ -35,7 +34,7 @@ class PackagesInstaller:
         return Contribution(
             path=facts.path,
             variables=facts.variables,
-            py_executable=shlex.quote(facts.py_executable),
+            command=Command((facts.py_executable,)),
             objects=(environment.entry.key,),
             trees=(str(layer),),
             built=environment.is_new,

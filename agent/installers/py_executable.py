@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ray_envd.agent.context import Contribution, shell_command
+from ray_envd.agent.context import Command, Contribution
 from ray_envd.agent.errors import InvalidSpecError
 from ray_envd.agent.workshop import Bench
 
@@ -17,7 +17,7 @@ class PyExecutableInstaller:
         return False
 
     async def prepare(self, value: Any, bench: Bench) -> Contribution:
-        """The command, made safe for the shell through which Ray starts workers."""
+        """The command, word by word."""
         if not isinstance(value, str) or not value.strip():
             raise InvalidSpecError(
                 f"it must be a command, not {type(value).__name__}",
@@ -25,10 +25,10 @@ class PyExecutableInstaller:
                 remedy='write a string such as "/opt/python/bin/python -X dev"',
             )
         try:
-            command = shell_command(value)
+            command = Command.of(value)
         except ValueError as error:
             raise InvalidSpecError(
                 f"its quotes do not balance ({error})", field=self.field, remedy="quote it as for a shell"
             ) from error
         bench.reporter(self.field)("runs the worker with", value)
-        return Contribution(py_executable=command)
+        return Contribution(command=command)

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_envd.agent.context import (
+    Command,
+    Container,
     Contribution,
     environment_script,
     merge,
-    shell_command,
     split_names,
 )
 
@@ -109,7 +110,9 @@ def test_paths_are_merged_in_stocks_order() -> None:
         [
             Contribution(python_path=("/wd",), working_dir="/wd"),
             Contribution(
-                path=("/venv/bin",), variables={"VIRTUAL_ENV": "/venv"}, py_executable="/venv/bin/python"
+                path=("/venv/bin",),
+                variables={"VIRTUAL_ENV": "/venv"},
+                command=Command(("/venv/bin/python",)),
             ),
             Contribution(python_path=("/m1", "/m2")),
         ],
@@ -119,8 +122,20 @@ def test_paths_are_merged_in_stocks_order() -> None:
     )
     assert context.variables["PYTHONPATH"] == "/m1:/m2:/wd:/user:/cluster"
     assert context.variables["PATH"] == "/venv/bin:${PATH}"
-    assert context.py_executable == "/venv/bin/python"
+    assert context.command.words == ("/venv/bin/python",)
     assert context.working_dir == "/wd"
+
+
+def test_in_a_container_paths_are_the_images() -> None:
+    """The raylet's PYTHONPATH names folders that the image has not; the image's own stays."""
+    container = Container((), (), {}, "id", "/img/python", "/img/default_worker.py", python_path="/img/lib")
+    parts = [Contribution(container=container), Contribution(python_path=("/wd",), path=("/venv/bin",))]
+    context = merge(parts, python="/ray/python", env_vars={}, raylet_environment={"PYTHONPATH": "/cluster"})
+    assert context.variables == {"PYTHONPATH": "/wd:/img/lib", "PATH": "/venv/bin:${PATH}"}
+    assert context.command.words == ("/img/python",)
+    whole = json.loads(context.serialize_launch("/l.py", "/the plan"))
+    assert whole["py_executable"] == "/ray/python -I -S /l.py '/the plan'"
+    assert (whole["command_prefix"], whole["env_vars"]) == ([], {})
 
 
 def test_the_context_is_rays_and_quotes_its_paths() -> None:
@@ -162,7 +177,7 @@ def test_values_do_not_stand_in_the_context() -> None:
 def test_py_executable_stays_one_command(command: str, output: str) -> None:
     """Arguments and variables keep their meaning; nothing else of the shell does."""
     done = subprocess.run(
-        ["/bin/bash", "-c", f"exec {shell_command(command)}"],
+        ["/bin/bash", "-c", f"exec {Command.of(command).shell()}"],
         env={"NAME": "v w", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
@@ -174,4 +189,4 @@ def test_py_executable_stays_one_command(command: str, output: str) -> None:
 def test_unbalanced_quotes_are_refused() -> None:
     """They cannot be one command."""
     with pytest.raises(ValueError, match="quot"):
-        shell_command("python 'x")
+        Command.of("python 'x")
