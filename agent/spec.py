@@ -15,6 +15,7 @@ from typing import Any
 from ray_envd.agent.errors import InvalidSpecError, UnsupportedError
 from ray_envd.agent.image_spec import IMAGE_FIELDS, ImageSpec, parse_image
 from ray_envd.agent.redaction import MASK, Redactor, redact_urls, secrets_in_urls
+from ray_envd.agent.run_options import hidden_values
 
 #: Fields for which an installer stands in the registry.
 INSTALLED_FIELDS = ("image", "working_dir", "py_modules", "pip", "uv", "py_executable")
@@ -77,8 +78,9 @@ class RuntimeEnvSpec:
 
     @cached_property
     def redactor(self) -> Redactor:
-        """Masks the values of ``env_vars``, every credential that the text holds, and the session's."""
+        """Masks the values of ``env_vars`` and ``--env``, credentials in the text, and the session's."""
         values = {v for k, v in self.env_vars.items() if k != SETUP_HOOK_VARIABLE}
+        values |= hidden_values(self.image.run_options) if self.image else set()
         return Redactor(values | secrets_in_urls(self.serialized) | self.secrets)
 
     @cached_property
@@ -100,9 +102,21 @@ def shown(serialized: str) -> str:
             return "{}"
         if env_vars := whole.get("env_vars"):
             whole["env_vars"] = dict.fromkeys(env_vars, MASK) if isinstance(env_vars, dict) else MASK
+        for name in IMAGE_FIELDS:
+            image = whole.get(name)
+            if isinstance(image, dict) and image.get("run_options"):
+                whole[name] = {**image, "run_options": _masked(image["run_options"])}
         return redact_urls(json.dumps(whole, sort_keys=True))
     except (ValueError, RecursionError):  # the second for what is nested too deeply
         return "{}"
+
+
+def _masked(options: Any) -> Any:
+    """``run_options`` without the values of variables."""
+    if not isinstance(options, list):
+        return MASK
+    hidden = hidden_values(options)
+    return [MASK if any(value in str(word) for value in hidden) else word for word in options]
 
 
 def parse(

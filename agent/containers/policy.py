@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ray_envd.agent.containers.options import Option, is_on, parse_options
 from ray_envd.agent.errors import DeniedError, EnvError, InvalidSpecError
 from ray_envd.agent.image_spec import ImageSpec, Mount
+from ray_envd.agent.run_options import Option, parse_options
 
 _ALLOWED = frozenset({
     "add-host", "blkio-weight", "cap-drop", "cpu-period", "cpu-quota", "cpu-rt-period", "cpu-rt-runtime",
@@ -22,7 +22,10 @@ _ALLOWED = frozenset({
     "tz", "ulimit", "umask", "unsetenv", "workdir",
 })  # fmt: skip
 #: What each container has anyway: stock's users may have written it down.
-_AS_IT_IS = {"network": "host", "pid": "host", "ipc": "host"}
+_AS_IT_IS = frozenset({
+    Option("network", "host"), Option("pid", "host"), Option("ipc", "host"),
+    Option("rm"), Option("rm", "true"),
+})  # fmt: skip
 #: What no setting allows, because no worker of Ray's can be started so.
 _NEVER = {
     "pid": "a worker in a pid namespace of its own makes the raylet kill its whole cluster",
@@ -136,7 +139,7 @@ def judge(spec: ImageSpec, policy: Policy, environment: Mapping[str, str]) -> As
         taken = _TAKEN.get(option.name)
         if taken is not None and taken(option, asked, spec.field, environment):
             continue
-        if _AS_IT_IS.get(option.name) == option.value or (option.name == "rm" and is_on(option)):
+        if option in _AS_IT_IS:
             continue
         _require(option, policy, spec.field)
         asked.arguments.append(option.word)

@@ -92,3 +92,21 @@ def test_redaction_hides_values_and_credentials_but_not_names() -> None:
     assert "TOKEN" in spec.redacted
     assert "host/x.whl" in spec.redacted
     assert spec.redactor("failed: canary-value, canary-pw, canary-sig") == "failed: ***, ***, ***"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--env", "A=canary word"],
+        ["-eA=canary word", "--cpus=1"],
+        ["--env 'A=canary word'"],
+        ["-e", "A=canary", "x"],
+    ],
+)
+def test_variables_in_run_options_are_secret_too(options: list[str]) -> None:
+    """Stock's users pass variables so; nobody reads their values in a listing or a log."""
+    text = json.dumps({"container": {"image": "reg.example/app:1", "run_options": options}})
+    spec = parse(text)
+    assert "canary" not in spec.redacted
+    assert "canary" not in spec.redactor("podman said: A=canary word")
+    assert "reg.example/app:1" in spec.redacted

@@ -104,11 +104,6 @@ def _next(rest: list[str], option: str, field: str) -> str:
     return rest.pop()
 
 
-def is_on(option: Option) -> bool:
-    """What a switch says, as Go's strconv.ParseBool reads it."""
-    return option.value is None or option.value in {"1", "t", "T", "TRUE", "true", "True"}
-
-
 def hidden_values(words: Iterable[object]) -> set[str]:
     """The values of variables in run_options that may be anything: those are not for people to read."""
     texts = [word for word in words if isinstance(word, str)]
