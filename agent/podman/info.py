@@ -99,11 +99,10 @@ async def read_info(owner: Owner, environment: Mapping[str, str]) -> PodmanInfo:
 
 
 def _parsed(program: str, lines: Sequence[str]) -> PodmanInfo:
-    # Warnings go before and behind the document, which begins and ends at the margin.
+    # Warnings go before and behind the document. Parts of it stand at the margin too: registries do.
     start = next((i for i, line in enumerate(lines) if line == "{"), 0)
-    end = next((i for i, line in enumerate(lines) if i > start and line == "}"), len(lines))
     try:
-        said = json.loads("\n".join(lines[start : end + 1]))
+        said, _ = json.JSONDecoder().raw_decode("\n".join(lines[start:]))
         host, store = said["host"], said["store"]
         version = str(host["cgroupVersion"])
         hybrid = version == "v1" and Path("/sys/fs/cgroup/unified").is_dir()
