@@ -14,6 +14,7 @@ from start_world import Started, StartWorld, is_running, watching
 
 from ray_envd.agent.containers.plan import marks
 from ray_envd.agent.containers.policy import Policy
+from ray_envd.agent.containers.watch import Watch
 from ray_envd.agent.errors import ContainerError, DeniedError, InvalidSpecError
 
 IMAGE = "localhost/small:latest"
@@ -112,15 +113,12 @@ async def test_what_cannot_start_is_told_before_any_raylet_tries(starts: MakeSta
         await world.prepare(container={"image": IMAGE, "run_options": ["--cap-drop=NO_SUCH_THING"]})
     assert "NO_SUCH_THING" in str(caught.value)
     assert caught.value.field == "container"
-    with pytest.raises(ContainerError, match="memory"):
-        await world.prepare(image={"uri": IMAGE, "memory": "6MiB"})
+    with pytest.raises(ContainerError, match=r"(?i)memory"):
+        await world.prepare(container={"image": IMAGE, "run_options": ["-m", "1m"]})
     await asyncio.gather(*(world.prepare(image=IMAGE, env_vars={"N": str(n)}) for n in range(3)))
-    assert [line for line in world.lines if line.startswith("image: trying")].count(
-        f"image: trying a container of {IMAGE}"
-    ) == 4
     before = len(world.lines)
     await world.prepare(image=IMAGE, env_vars={"N": "again"})
-    assert len(world.lines) == before
+    assert len(world.lines) == before > 0
     assert not [each for each in world.world.containers() if world.session.id in each]
 
 
@@ -133,8 +131,9 @@ async def test_a_container_that_nobody_waits_for_is_removed(starts: MakeStarts) 
         found, other = await lost.found(), await kept.found()
         lost.process.kill()
         await _gone(found, 5)
+        folder = marks(world.session.runtime_env_dir)
+        await asyncio.to_thread(wait_until, lambda: len(list(folder.iterdir())) == 2, 5, "one mark less")
         assert is_running(other["pid"])
-        assert len(list(marks(world.session.runtime_env_dir).iterdir())) == 2
     # The daemon is away meanwhile, and the raylet too in the end.
     kept.process.kill()
     await asyncio.sleep(0)
@@ -146,14 +145,15 @@ async def test_a_container_that_nobody_waits_for_is_removed(starts: MakeStarts) 
 async def test_containers_go_with_their_raylet(starts: MakeStarts) -> None:
     """Also where podman run is still there, and the daemon was away when the raylet died."""
     world = await starts()
-    words = await world.prepare(image=IMAGE)
     raylet = await asyncio.create_subprocess_exec("sleep", "600")
     world.stand_for(raylet.pid)
+    words = await world.prepare(image=IMAGE)
     facts = await asyncio.to_thread(world.session.facts)
     worker = world.start(words)
     found = await worker.found()
     raylet.kill()
     await raylet.wait()
+    world.watch = Watch(dict)
     world.watch.recover({world.session.id: facts})
     async with watching(world):
         await _gone(found, 6)
