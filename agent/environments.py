@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ray_envd.agent.errors import NetworkError
 from ray_envd.agent.python.build import build, worker_facts
+from ray_envd.agent.python.bytecode import compile_modules
 from ray_envd.agent.python.estimate import UNPACKED, estimate, linked, local_bytes
 from ray_envd.agent.python.interpreter import Interpreter, Interpreters
 from ray_envd.agent.python.platform import HostPlatform, Platform, Runner
@@ -24,6 +25,7 @@ from ray_envd.agent.python.request import Request, read
 from ray_envd.agent.python.resolve import Lock, resolve
 from ray_envd.agent.python.shadow import build_shadow
 from ray_envd.agent.python.spec import PackagesSpec
+from ray_envd.agent.python.surroundings import Surroundings, surroundings
 from ray_envd.agent.python.tools import Toolbox, Work
 from ray_envd.agent.python.versions import wants_other_uv, with_uv_version
 from ray_envd.agent.python.wheel_files import wheel_files
@@ -40,8 +42,10 @@ _GUESS_BYTES = 64 * 1024**2
 #: Metadata of what an interpreter has: a folder and a few small files for each distribution.
 _SHADOW_BYTES = 2 * 1024**2
 _SHOWN_PINS = 4
-#: What an environment cannot do without: the interpreter that it leads to, and how that finds its packages.
-_STAMPED = ("venv/bin/python", "venv/pyvenv.cfg")
+#: What an environment cannot do without: how its interpreter finds its packages, and on the host the
+#: interpreter that it leads to. That of an image is in the image, which does not change.
+_CONFIGURATION, _INTERPRETER = "venv/pyvenv.cfg", "venv/bin/python"
+_COMPILE_SECONDS = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,9 @@ class Environments:
         asked: str,
         bench: Bench,
     ) -> tuple[ObjectKey, bool]:
-        async with platform.tools(bench.session.owner, read=tuple(digests)) as run:
+        owner = bench.session.owner
+        around = await bench.thread(_surroundings, request, platform.interpreter, bench.environment, owner)
+        async with platform.tools(owner, read=around.read, write=around.write) as run:
             return await self._build_with(run, field, request, platform.interpreter, digests, asked, bench)
 
     async def _build_with(
@@ -149,7 +155,7 @@ class Environments:
         async def fill(target: Build, report: Report, _room: Room) -> Made:
             report("reading the interpreter", f"{interpreter.executable} ({interpreter.version})")
             await build_shadow(interpreter, target.path / "venv", owner=bench.session.owner)
-            return Made({"interpreter": interpreter.executable}, stamped=_STAMPED)
+            return Made({"interpreter": interpreter.executable}, stamped=_stamped(interpreter))
 
         key = bench.key("base", interpreter.digest)
         summary = f"metadata of {interpreter.executable}"
@@ -215,8 +221,22 @@ async def _fill(
         "site_packages": str(built.site_packages),
         "pins": [list(pin) for pin in lock.pins],
     }
+    if image := work.interpreter.image:
+        details["image"] = image
+        work.report("compiling", f"{len(lock.lines)} packages")
+        await compile_modules(
+            Path(work.interpreter.executable),
+            built.site_packages,
+            target.owner,
+            seconds=_COMPILE_SECONDS,
+            run=work.run,
+        )
     units = await asyncio.to_thread(_units, built.site_packages, target)
-    return Made(details, fetched_bytes=downloads.fetched, units=units, stamped=_STAMPED)
+    return Made(details, fetched_bytes=downloads.fetched, units=units, stamped=_stamped(work.interpreter))
+
+
+def _stamped(interpreter: Interpreter) -> tuple[str, ...]:
+    return (_CONFIGURATION,) if interpreter.image else (_INTERPRETER, _CONFIGURATION)
 
 
 def _units(site_packages: Path, target: Build) -> dict[str, str]:
@@ -282,6 +302,13 @@ def _digests(paths: Sequence[Path], owner: Owner) -> dict[Path, str]:
     """Content digests of the local files and folders that a spec names."""
     with acting_as(owner):
         return {path: _tree_digest(path) if path.is_dir() else file_digest(path) for path in paths}
+
+
+def _surroundings(
+    request: Request, interpreter: Interpreter, environment: Mapping[str, str], owner: Owner
+) -> Surroundings:
+    with acting_as(owner):
+        return surroundings(request, interpreter, environment)
 
 
 def _tree_digest(folder: Path) -> str:

@@ -23,6 +23,7 @@ import uvloop
 from ray_envd.agent import notify, process, process_tree
 from ray_envd.agent.collector import Collector
 from ray_envd.agent.config import Settings
+from ray_envd.agent.containers.platform import Platforms
 from ray_envd.agent.containers.policy import Policy
 from ray_envd.agent.containers.start import Starts
 from ray_envd.agent.containers.watch import Watch
@@ -92,9 +93,14 @@ class Daemon:
         interpreters = Interpreters(lambda owner: store.user_dir(owner).interpreters)
         environments = Environments(store, interpreters, resolution_ttl=settings.resolution_ttl)
         self._watch = Watch(lambda: self.links.sessions)
-        starts = Starts(Hosts(), _policy(settings), self._watch.attend)
+        hosts = Hosts(str(settings.store))
         installers = registry(
-            packages, Unpacker(self._trees, limits), environments, Layers(self._trees), starts
+            packages,
+            Unpacker(self._trees, limits),
+            environments,
+            Layers(self._trees),
+            Platforms(hosts, interpreters),
+            Starts(hosts, _policy(settings), self._watch.attend),
         )
         self.manager = Manager(
             self.workshop,

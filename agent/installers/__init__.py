@@ -20,11 +20,16 @@ from ray_envd.agent.unpacking import Unpacker
 
 
 def registry(
-    packages: Packages, unpacker: Unpacker, environments: Environments, layers: Layers, starts: Starts
+    packages: Packages,
+    unpacker: Unpacker,
+    environments: Environments,
+    layers: Layers,
+    platforms: Platforms,
+    starts: Starts,
 ) -> dict[str, Installer]:
     """Every installer by its field."""
     installers: list[Installer] = [
-        ImageInstaller(Images(), Platforms(), starts),
+        ImageInstaller(Images(), platforms, starts),
         WorkingDirInstaller(packages, unpacker),
         PackagesInstaller("uv", parse_uv, environments, layers),
         PackagesInstaller("pip", parse_pip, environments, layers),

@@ -129,7 +129,8 @@ class Sealer:
         thread, store = self._workshop.thread, self._workshop.store
         owner = await thread(store.layout.owner, entry.key.owner)
         site_packages = entry.details.get("site_packages")
-        if site_packages is not None:
+        # What stands on an image's interpreter was compiled where it was built, in a container.
+        if site_packages is not None and "image" not in entry.details:
             python = Path(str(entry.details["python"]))
             await compile_modules(python, Path(str(site_packages)), owner, seconds=_COMPILE_SECONDS)
         await to_the_end(thread(_protect, entry.path, owner))

@@ -1,11 +1,13 @@
 """Podman for one user on this node: found out with a real container, once, and remembered while it holds."""
 
 import asyncio
+import contextlib
 import json
 import logging
+import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ray_envd.agent import process
@@ -30,6 +32,12 @@ _STARTED = ("executable file", "not found")
 _Stamps = Mapping[str, tuple[int, int] | None]
 
 
+#: Of every container that is not a worker's, with the store whose daemon runs it.
+_LABEL = "ray-envd.tools"
+_LIGHT = ("--log-driver=none", "--no-healthcheck")
+_REMOVE = ("rm", "--force", "--ignore", "--volumes", "--time=0")
+
+
 @dataclass(frozen=True, slots=True)
 class PodmanHost:
     """How containers are started for one user.
@@ -40,6 +48,7 @@ class PodmanHost:
         setup: what works.
         limits: what the containers may be given.
         owner: the user.
+        store: whose daemon this is, a name for what is swept.
     """
 
     info: PodmanInfo
@@ -47,6 +56,7 @@ class PodmanHost:
     setup: Setup
     limits: Limits
     owner: Owner
+    store: str = ""
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -71,11 +81,44 @@ class PodmanHost:
         """
         return await process.run([*self.command, *words], env=self.environment, cwd="/", owner=self.owner)
 
+    async def container(self, name: str, *words: str) -> Completed:
+        """Runs a container to its end; nothing of it is left, not when it is cancelled either.
+
+        Args:
+            name: of the container.
+            words: options beside :attr:`run_options`, the image, the command.
+
+        Raises:
+            ToolMissingError: podman has been removed.
+        """
+        options = ("--rm", f"--name={name}", f"--label={_LABEL}={self.store}", *_LIGHT)
+        try:
+            return await self.podman("run", *options, *self.run_options, *words)
+        except asyncio.CancelledError:
+            # Killed, podman does not come to it itself.
+            removing = asyncio.ensure_future(self.remove(name))
+            await asyncio.wait({removing})
+            raise
+
+    async def remove(self, *names: str) -> None:
+        """Removes containers, running or not; those that are not there are none the worse."""
+        with contextlib.suppress(EnvError):
+            await self.podman(*_REMOVE, *names)
+
+    async def sweep(self) -> None:
+        """Removes what an earlier daemon of the store has left, killed while tools ran."""
+        filters = ("--filter", f"label={_LABEL}={self.store}")
+        listed = await self.podman("ps", "--all", "--quiet", *filters)
+        if not listed.returncode and listed.lines:
+            await self.remove(*listed.lines)
+
 
 class Hosts:
     """Finds out about podman, for each user and environment once. One per daemon."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: str = "") -> None:
+        """``store`` is the name by which containers are known to be this daemon's."""
+        self._store = store
         self._infos: dict[str, tuple[_Stamps, PodmanInfo]] = {}
         self._setups: dict[str, tuple[_Stamps, Setup]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -117,9 +160,11 @@ class Hosts:
             known = self._setups.get(key)
             setup = known[1] if known is not None and known[0] == stamps else None
             if setup is None:
-                setup = await _try_out(info, owner, chosen, limits, image)
+                setup = await _try_out(PodmanHost(info, chosen, Setup(), limits, owner, self._store), image)
+                if known is None and self._store:
+                    await PodmanHost(info, chosen, setup, limits, owner, self._store).sweep()
                 self._setups[key] = stamps, setup
-        return PodmanHost(info, chosen, setup, limits, owner)
+        return PodmanHost(info, chosen, setup, limits, owner, self._store)
 
     async def _info(
         self, key: str, owner: Owner, environment: Mapping[str, str]
@@ -135,33 +180,29 @@ class Hosts:
         return stamps, info
 
 
-async def _try_out(
-    info: PodmanInfo, owner: Owner, environment: Mapping[str, str], limits: Limits, image: str
-) -> Setup:
+async def _try_out(host: PodmanHost, image: str) -> Setup:
     """The setup with which a container of the image starts as a worker's would."""
-    setup, said = Setup(), dict[str, tuple[str, ...]]()
-    while True:
-        host = PodmanHost(info, environment, setup, limits, owner)
-        options = [*host.run_options, *host.worker_options]
-        completed = await _trial(host, "run", "--rm", *options, "--entrypoint=python3", image, "-ISc", "pass")
+    said = dict[str, tuple[str, ...]]()
+    for _ in range(_MOST_ATTEMPTS):
+        completed = await _trial(host, *host.worker_options, "--entrypoint=python3", image, "-ISc", "pass")
         text = "\n".join(completed.lines)
         if not completed.returncode or all(words in text for words in _STARTED):
-            return setup
-        said[setup.runtime or info.runtime] = completed.tail(3)
-        changed = next_setup(setup, info, text)
-        known = fault_in(text) if changed is None else None
-        if changed is None and (known is not None or len(said) == 1):
+            return host.setup
+        said[host.setup.runtime or host.info.runtime] = completed.tail(3)
+        changed = next_setup(host.setup, host.info, text)
+        if changed is None:
+            if len(said) > 1 and fault_in(text) is None:
+                break
             raise failure(completed, "start a container")
-        if changed is None or len(said) > _MOST_ATTEMPTS:
-            raise _nothing_runs(said)
-        _log.info("podman %s does not start containers here, %s is tried", setup, changed)
-        setup = changed
+        _log.info("podman does not start containers with %s, %s is tried", host.setup, changed)
+        host = replace(host, setup=changed)
+    raise _nothing_runs(said)
 
 
 async def _trial(host: PodmanHost, *words: str) -> Completed:
     try:
         async with asyncio.timeout(_TRIAL_SECONDS):
-            return await host.podman(*words)
+            return await host.container(f"ray-envd-trial-{secrets.token_hex(8)}", *words)
     except TimeoutError as error:
         raise HostError(
             f"a container did not start within {_TRIAL_SECONDS:g} s",

@@ -9,13 +9,16 @@ import logging
 from pathlib import Path
 
 from ray_envd.agent import process
+from ray_envd.agent.python.platform import Runner
 from ray_envd.cache.owner import Owner
 
 _log = logging.getLogger(__name__)
 _SCRIPT = Path(__file__).with_name("compile_script.py")
 
 
-async def compile_modules(python: Path, site_packages: Path, owner: Owner, *, seconds: float) -> None:
+async def compile_modules(
+    python: Path, site_packages: Path, owner: Owner, *, seconds: float, run: Runner = process.run
+) -> None:
     """Compiles every module of a site-packages folder at a low priority, as if a worker had imported it.
 
     That some cannot be compiled is no failure; nor is a crash of the compiler, or running out of time:
@@ -26,6 +29,7 @@ async def compile_modules(python: Path, site_packages: Path, owner: Owner, *, se
         site_packages: a folder of its own.
         owner: as whom; modules are compiled, never run.
         seconds: after which it is ended.
+        run: how, for an interpreter that is not the host's.
 
     Raises:
         ToolMissingError: the interpreter cannot be run.
@@ -35,7 +39,7 @@ async def compile_modules(python: Path, site_packages: Path, owner: Owner, *, se
     argv = [str(python), "-I", "-S", "-c", source, str(site_packages)]
     try:
         async with asyncio.timeout(seconds):
-            done = await process.run(argv, env={"PATH": "/usr/bin:/bin"}, cwd="/", owner=owner)
+            done = await run(argv, env={"PATH": "/usr/bin:/bin"}, cwd="/", owner=owner)
     except TimeoutError:
         _log.warning("%s is not compiled to its end: that took more than %g s", site_packages, seconds)
         return

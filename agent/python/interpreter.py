@@ -18,7 +18,7 @@ from ray_envd.agent.python.tool_errors import interrupted
 from ray_envd.cache.owner import Owner, acting_as
 
 _log = logging.getLogger(__name__)
-_SCRIPT = Path(__file__).with_name("probe_script.py")
+PROBE_SCRIPT = Path(__file__).with_name("probe_script.py")
 _PREFIX = "ray-envd-probe:"
 _OLDEST = (3, 9)
 #: What decides which folders an interpreter looks into.
@@ -57,6 +57,7 @@ class Interpreter:
         site_dirs: its site folders in the order of its sys.path (user site before system site).
         distributions: everything importable, ordered by name, each name once.
         ray_version: of the Ray it imports; None where there is none.
+        image: the id of the image that has it, in which all of its paths are; empty for the host.
     """
 
     executable: str
@@ -74,6 +75,7 @@ class Interpreter:
     ray_path: str | None
     #: Of each file and folder whose change may change any of the above.
     stamps: Mapping[str, "Stamp | None"] = field(repr=False)
+    image: str = ""
 
     @property
     def is_venv(self) -> bool:
@@ -102,6 +104,7 @@ class Interpreter:
                 for d in self.distributions
             ],
             self.ray_version,
+            *([self.image] if self.image else []),
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -154,7 +157,7 @@ class Interpreters:
             interpreter = await asyncio.to_thread(self._recall, key, executable, owner)
             if interpreter is None:
                 facts = await _probe(executable, owner, environment, flags)
-                interpreter = _read(executable, facts)
+                interpreter = read_interpreter(executable, facts)
                 await asyncio.to_thread(self._keep, key, facts, owner)
             self._known[key] = interpreter
             return interpreter
@@ -169,7 +172,7 @@ class Interpreters:
         if facts is None:
             return None
         try:
-            interpreter = _read(executable, facts)
+            interpreter = read_interpreter(executable, facts)
             return interpreter if _is_current(interpreter, owner) else None
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, UnsupportedError):
             return None  # not what a probe writes: somebody's own doing
@@ -188,7 +191,7 @@ class Interpreters:
 def _lasting(key: _Key) -> list[object]:
     """A key that also tells daemons and kernels apart: their versions decide what a probe says."""
     system = os.uname()
-    script = hashlib.sha256(_SCRIPT.read_bytes()).hexdigest()
+    script = hashlib.sha256(PROBE_SCRIPT.read_bytes()).hexdigest()
     return [script, *key, system.release, system.version, system.machine]
 
 
@@ -208,7 +211,7 @@ def _stamp(path: str) -> Stamp | None:
 async def _probe(
     executable: str, owner: Owner, environment: Mapping[str, str], flags: tuple[str, ...]
 ) -> dict[str, Any]:
-    source = await asyncio.to_thread(_SCRIPT.read_text)
+    source = await asyncio.to_thread(PROBE_SCRIPT.read_text)
     completed = await process.run([executable, *flags, "-c", source], env=environment, cwd="/", owner=owner)
     found = [line for line in completed.lines if line.startswith(_PREFIX)]
     if completed.killed_by:
@@ -223,7 +226,13 @@ async def _probe(
     return facts
 
 
-def _read(executable: str, facts: dict[str, Any]) -> Interpreter:
+def read_interpreter(executable: str, facts: Mapping[str, Any], *, image: str = "") -> Interpreter:
+    """What a probe found.
+
+    Raises:
+        UnsupportedError: it is older than 3.9.
+        ArithmeticError, AttributeError, LookupError, TypeError, ValueError: that is not what a probe writes.
+    """
     if tuple(map(int, facts["version"].split(".")[:2])) < _OLDEST:
         raise UnsupportedError(
             f"{executable} is Python {facts['version']}", remedy="use Python 3.9 or later for Ray"
@@ -251,4 +260,5 @@ def _read(executable: str, facts: dict[str, Any]) -> Interpreter:
         ray_version=facts["ray_version"],
         ray_path=facts["ray_path"],
         stamps={path: tuple(stamp) if stamp else None for path, stamp in facts["stamps"].items()},
+        image=image,
     )

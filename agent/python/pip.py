@@ -79,7 +79,7 @@ def _write(request: Request, work: Work, target: Path) -> list[str]:
     if request.constraints:
         _write_as_owner(work, constraints, [requirement.line() for requirement in request.constraints])
         arguments += ["-c", str(constraints)]
-    if work.interpreter.is_venv:
+    if work.interpreter.is_venv and not work.interpreter.image:
         _copy_configuration(work, target)
     return arguments
 

@@ -25,7 +25,7 @@ def read(interpreter: Interpreter, environment: Mapping[str, str]) -> dict[str, 
         InvalidSpecError: a configuration file cannot be parsed.
     """
     sections: dict[str, dict[str, str]] = {"global": {}, "install": {}}
-    for path in _files(interpreter, environment):
+    for path in files(interpreter, environment):
         for section, values in _parse(path).items():
             if section in sections:
                 sections[section].update(values)
@@ -38,8 +38,8 @@ def read(interpreter: Interpreter, environment: Mapping[str, str]) -> dict[str, 
     return {name: value for name, value in merged.items() if value.strip()}
 
 
-def _files(interpreter: Interpreter, environment: Mapping[str, str]) -> Iterator[Path]:
-    """The configuration files, the weakest first."""
+def files(interpreter: Interpreter, environment: Mapping[str, str]) -> Iterator[Path]:
+    """The configuration files, the weakest first; whether they are there is not said."""
     named = environment.get("PIP_CONFIG_FILE")
     if named == os.devnull:
         return
@@ -50,7 +50,8 @@ def _files(interpreter: Interpreter, environment: Mapping[str, str]) -> Iterator
         home = Path(environment.get("HOME", "/"))
         yield home / ".pip/pip.conf"
         yield Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "pip/pip.conf"
-    if interpreter.is_venv:  # stock clones a virtual environment, its pip.conf with it
+    # Stock clones a virtual environment, its pip.conf with it.
+    if interpreter.is_venv and not interpreter.image:
         yield Path(interpreter.prefix) / "pip.conf"
     if named:
         yield Path(named)

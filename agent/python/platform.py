@@ -43,12 +43,15 @@ class Platform(Protocol):
     def image(self) -> str:
         """The id of the image in which the interpreter is; empty for the host."""
 
-    def tools(self, owner: Owner, *, read: Sequence[Path]) -> AbstractAsyncContextManager[Runner]:
+    def tools(
+        self, owner: Owner, *, read: Sequence[Path], write: Sequence[Path]
+    ) -> AbstractAsyncContextManager[Runner]:
         """A place where tools run beside the interpreter; everything in it ends with the context.
 
         Args:
             owner: who runs them. His folder of the store can be written there.
-            read: what else of the host must be seen there, at the same paths.
+            read: what else of the host must be seen there, at the same paths; those that are there.
+            write: the same for what tools write into.
 
         Raises:
             EnvError: it cannot be had.
@@ -63,6 +66,12 @@ class HostPlatform:
     image: str = ""
 
     @asynccontextmanager
-    async def tools(self, owner: Owner, *, read: Sequence[Path]) -> AsyncIterator[Runner]:  # noqa: ARG002
+    async def tools(
+        self,
+        owner: Owner,  # noqa: ARG002 - everything of the host is there already
+        *,
+        read: Sequence[Path],  # noqa: ARG002
+        write: Sequence[Path],  # noqa: ARG002
+    ) -> AsyncIterator[Runner]:
         """Everything of the host is there already."""
         yield process.run

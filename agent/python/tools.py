@@ -46,11 +46,12 @@ class Toolbox:
     @classmethod
     def bundled(cls, cache_dir: Path, link_mode: str | None = None) -> "Toolbox":
         """The tools that ray-envd itself depends on."""
-        return cls(_our_uv(), cache_dir, link_mode)
+        return cls(our_uv(), cache_dir, link_mode)
 
 
 @cache
-def _our_uv() -> str:
+def our_uv() -> str:
+    """The uv that ray-envd itself depends on; blocking when it is asked first."""
     return os.fsdecode(uv.find_uv_bin())
 
 

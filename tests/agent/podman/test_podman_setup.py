@@ -22,6 +22,7 @@ _INFO = {
         "security": {"rootless": False},
     },
     "store": {"graphDriverName": "overlay", "graphRoot": "/g", "runRoot": "/r"},
+    "registries": {"localhost:5000": {"Insecure": True}},
     "version": {"Version": "4.3.1"},
 }
 #: As podman 4.3.1 puts it.
