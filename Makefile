@@ -9,8 +9,6 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 ARGS ?=
 export PYTHON
-# Tests on real Ray wait for processes most of the time; a file's stay together, since they share a cluster.
-PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 # uv's own cache stays in the folder too: a clone leaves nothing behind elsewhere when it is removed.
 export UV_CACHE_DIR ?= $(CURDIR)/.work/uv-cache
 # Like pip, uv shall believe the certificates that the machine believes (a company's own, for instance).
@@ -33,8 +31,7 @@ demo: $(VENV) .work/ray-2.60.0/.ready ## a real Ray node on ray-envd, cold and a
 	@$(BIN)/python tools/demo.py $(if $(STOCK),--stock) $(ARGS)
 
 test: debian $(VENV) $(RAYS) $(STUBS) small-image ## the whole test suite, real Ray included
-	@$(BIN)/python -m pytest -m "not ray" $(ARGS) || [ $$? = 5 ] # 5: ARGS choose none of these
-	@$(BIN)/python -m pytest -m ray $(PARALLEL) $(ARGS) || [ $$? = 5 ]
+	@tools/test.sh $(ARGS)
 
 test-fast: $(VENV) ## the quick tests: no Ray, no podman, none that takes long
 	@$(BIN)/python -m pytest -m "not ray and not podman and not slow" $(ARGS)
