@@ -21,6 +21,7 @@ from podman_fixtures import (  # noqa: E402, F401 - as above; fixtures are found
     podman_folder,
     podman_world,
     registry,
+    rootless_world,
     small_image,
 )
 

@@ -15,6 +15,7 @@ from helpers import wheel_files
 from oci import OciImage
 from podman_world import PodmanWorld
 from registries import Registry
+from users import User
 
 MakeImage = Callable[..., str]
 
@@ -46,6 +47,20 @@ def registry(podman_folder: Path) -> Iterator[Registry]:
 def podman_world(podman_folder: Path, small_image: OciImage, registry: Registry) -> Iterator[PodmanWorld]:
     """A storage that knows the registry, with the small image as ``localhost/small:latest``."""
     world = PodmanWorld.make(podman_folder / "world", [registry.address])
+    yield world
+    world.close()
+
+
+@pytest.fixture(scope="session")
+def rootless_world(
+    podman_folder: Path, small_image: OciImage, registry: Registry, other_users: None
+) -> Iterator[PodmanWorld]:
+    """The same as ``podman_world`` for an ordinary user, who is made and removed. Needs root.
+
+    The first container of an image takes him seconds: podman makes a copy of its layers that is his.
+    """
+    user = User.make(podman_folder)
+    world = PodmanWorld.make(user.home / "world", [registry.address], user=user)
     yield world
     world.close()
 

@@ -12,9 +12,11 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import small_image
 from processes import NodeError, wait_until
+from users import User
 
 _STORAGE = """\
 [storage]
@@ -43,22 +45,27 @@ class PodmanWorld:
 
     Attributes:
         folder: holds all of it; a short path, since podman's sockets stand below.
+        user: whose it is, if not this process's own.
     """
 
     folder: Path
+    user: User | None = None
 
     @classmethod
-    def make(cls, folder: Path, registries: Sequence[str] = (), *, small: bool = True) -> "PodmanWorld":
+    def make(
+        cls, folder: Path, registries: Sequence[str] = (), *, small: bool = True, user: User | None = None
+    ) -> "PodmanWorld":
         """Makes a world in a folder.
 
         Args:
             folder: is made.
             registries: ``host:port`` of those that speak plain HTTP.
-            small: with the small image in it from the beginning, as ``localhost/small:latest`` (for root, and
-                where it is made), in a store below that nobody writes to.
+            small: with the small image in it from the beginning, as ``localhost/small:latest``: in a store
+                below that nobody writes to. Ordinary users have a copy, since podman's files are theirs.
+            user: whose; root only. He goes with his world.
         """
-        store = small_image.additional_store() if small else None
-        world = cls(folder)
+        store = small_image.additional_store() if small and not user else None
+        world = cls(folder, user)
         folder.mkdir(parents=True, exist_ok=True)
         stores = f'"{store}"' if store else ""
         for name, text in {
@@ -69,19 +76,36 @@ class PodmanWorld:
             "auth.json": '{"auths": {}}',
         }.items():
             (folder / name).write_text(text)
+        for path in (folder, *folder.iterdir()) if user else ():
+            os.chown(path, user.uid, user.gid)
+        if small and not store:
+            world._load_small()
         return world
+
+    def _load_small(self) -> None:
+        """Some seconds."""
+        # By a relative path: podman makes a name of it, and not every path can be one.
+        image = self.podman("pull", "-q", f"oci:oci:{small_image.NAME}", cwd=small_image.FOLDER).strip()
+        self.podman("tag", image, f"localhost/{small_image.NAME}:latest")
+        self.podman("untag", image, "localhost/oci:latest")
 
     @property
     def variables(self) -> dict[str, str]:
         """What makes podman use this world; for the environment of daemons, raylets and podman."""
         return {
+            **(self.user.variables if self.user else {}),
             "CONTAINERS_STORAGE_CONF": str(self.folder / "storage.conf"),
             "CONTAINERS_REGISTRIES_CONF": str(self.folder / "registries.conf"),
             "CONTAINERS_CONF": str(self.folder / "containers.conf"),
             "REGISTRY_AUTH_FILE": str(self.folder / "auth.json"),
         }
 
-    def podman(self, *arguments: str, check: bool = True) -> str:
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Arguments of ``subprocess`` for a process of its user."""
+        return {"user": self.user.uid, "group": self.user.gid, "extra_groups": []} if self.user else {}
+
+    def podman(self, *arguments: str, check: bool = True, cwd: Path | None = None) -> str:
         """Runs podman and returns its output.
 
         Raises:
@@ -93,7 +117,9 @@ class PodmanWorld:
             capture_output=True,
             text=True,
             env={**os.environ, **self.variables},
+            cwd=cwd or self.folder,
             check=False,
+            **self.identity,
         )
         if check and done.returncode:
             raise NodeError(f"podman {' '.join(arguments)} ended with {done.returncode}\n{done.stderr}")
@@ -113,9 +139,11 @@ class PodmanWorld:
         return [str(each["Id"]) for each in listed if not each.get("ReadOnly")]
 
     def close(self) -> None:
-        """Removes containers, mounts and files."""
+        """Removes containers, mounts, files, and the user."""
         if (self.folder / "graph").exists():
             self.podman("rm", "--force", "--all", "--time", "0", check=False)
+        if self.user:
+            self.user.remove()
         wait_until(self._unmounted, 20, f"unmounted folders of {self.folder}", every=0.2)
         shutil.rmtree(self.folder, ignore_errors=True)
 

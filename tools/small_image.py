@@ -218,7 +218,7 @@ def _system_files(stage: Path) -> None:
         "ssl/certs/ca-certificates.crt": certificates.read_text() if certificates.exists() else "",
     }.items():
         _target(stage, Path("/etc", name)).write_text(text)
-    for name, mode in {"tmp": 0o1777, "var/tmp": 0o1777, "root": 0o700, "run": 0o755, "home": 0o755}.items():
+    for name, mode in {"tmp": 0o1777, "var/tmp": 0o1777, "root": 0o755, "run": 0o755, "home": 0o755}.items():
         (stage / name).mkdir(parents=True, exist_ok=True)
         (stage / name).chmod(mode)
 

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -38,13 +38,13 @@ _KILLED = 128  # and more: a signal's number is added
 class Starts:
     """Decides how the containers of an image are run. One per daemon."""
 
-    def __init__(self, hosts: Hosts, policy: Policy, attend: Callable[[Session], None]) -> None:
+    def __init__(self, hosts: Hosts, policy: Policy, attend: Callable[[Session], Awaitable[None]]) -> None:
         """The starts of all sessions.
 
         Args:
             hosts: podman of each user.
             policy: of the daemon.
-            attend: called with each session that will have containers.
+            attend: awaited with each session that will have containers.
         """
         self._hosts, self._policy, self._attend = hosts, policy, attend
         self._tried: dict[str, None] = {}
@@ -84,7 +84,7 @@ class Starts:
             python_path=asked.variables.get("PYTHONPATH") or image.variables.get("PYTHONPATH", ""),
         )
         await self._try_once(container, host, spec, bench)
-        self._attend(session)
+        await self._attend(session)
         return container
 
     def _mounts(self, asked: Asked, spec: ImageSpec, bench: Bench) -> list[Mount]:

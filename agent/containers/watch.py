@@ -75,9 +75,10 @@ class Watch:
                 owner = Owner.of(int(facts["owner_uid"]), int(facts["owner_gid"]))
                 self._add(session_id, facts, owner, Path(folder))
 
-    def attend(self, session: Session) -> None:
-        """The session will have containers. Blocks for a call of the kernel or two."""
-        self._add(session.id, session.facts(), session.owner, session.runtime_env_dir)
+    async def attend(self, session: Session) -> None:
+        """The session has containers, or will have some."""
+        facts = await asyncio.to_thread(session.facts)
+        self._add(session.id, facts, session.owner, session.runtime_env_dir)
 
     def _add(self, session_id: str, facts: Mapping[str, Any], owner: Owner, folder: Path) -> None:
         # Of a raylet in another pid namespace nobody knows here which of its processes are there.
@@ -103,7 +104,7 @@ class Watch:
             if session.id not in self._seen:
                 self._seen.add(session.id)
                 if await asyncio.to_thread(_has_marks, session):
-                    await asyncio.to_thread(self.attend, session)
+                    await self.attend(session)
         self._seen &= self._sessions().keys()
 
 

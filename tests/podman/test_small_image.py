@@ -35,6 +35,18 @@ def test_the_small_image_has_what_workers_need(podman_world: PodmanWorld) -> Non
     assert podman_world.containers() == []
 
 
+def test_an_ordinary_user_has_the_small_image_too(rootless_world: PodmanWorld) -> None:
+    """In a world of his own, he runs it as himself."""
+    assert rootless_world.user is not None
+    options = ("--userns=keep-id", "--volume=/dev/shm:/dev/shm")
+    host = [each for each in HOST if "ipc" not in each]
+    answer = rootless_world.podman(
+        *("--cgroup-manager=cgroupfs", "--runtime=runc", "run", *host, *options),
+        *("localhost/small", "python", "-c", "import os; print(os.getuid())"),
+    )
+    assert int(answer) == rootless_world.user.uid
+
+
 def test_derived_images_are_pulled_by_their_own_layer(
     podman_world: PodmanWorld, registry: Registry, make_image: MakeImage
 ) -> None:
