@@ -31,6 +31,7 @@ from ray_envd.agent.config_kinds import (
     OPTIONAL_SHARE,
     PATH,
     PROGRAM,
+    PULL_POLICY,
     RATIO,
     SECONDS,
     SHARE,
@@ -195,6 +196,14 @@ class Settings:
     )
     idle_exit: float | None = field(
         metadata=_row(OPTIONAL_SECONDS, NONE, "The daemon ends after so long without a session; seconds.")
+    )
+    image_pull_policy: float = field(
+        metadata=_row(
+            PULL_POLICY,
+            "missing",
+            "How long a tag means the image that it named last: missing (while that is here), always (look in"
+            " the registry each time), or seconds.",
+        )
     )
     container_options: frozenset[str] = field(
         metadata=_row(

@@ -14,6 +14,7 @@ from ray_envd.agent.humanize import (
     Size,
     parse_bytes,
     parse_duration,
+    parse_pull_policy,
     parse_size,
 )
 
@@ -167,6 +168,11 @@ OPTIONAL_RATIO = Kind(
 )
 OPTIONAL_BYTES = Kind("size or none", _or_none(_positive(parse_bytes)), f"{SIZE_FORMS}, or none")
 OPTION_NAMES = Kind("list or none", parse_option_names, "write options such as --cap-add,--device, or none")
+PULL_POLICY = Kind(
+    "word or duration",
+    parse_pull_policy,
+    f"write missing, always, or how long a tag is trusted: {DURATION_FORMS}",
+)
 FOLDERS = Kind("list or none", parse_folders, "write absolute paths such as /data,/mnt/models, or none")
 BYTES = Kind("size", _positive(parse_bytes), SIZE_FORMS)
 SHARE = Kind("size or percent", parse_size, f"{SIZE_FORMS}, or a percentage such as 85%")

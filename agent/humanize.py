@@ -1,5 +1,6 @@
 """Sizes and durations as people write them; :mod:`ray_envd.cache.text` writes them for people."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -76,3 +77,16 @@ def parse_duration(text: str) -> float:
     if not parts or _DURATION_PART.sub("", text):
         raise ValueError("it is not a duration")
     return sum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)
+
+
+def parse_pull_policy(text: str) -> float:
+    """Seconds for which a tag of an image that was looked up is trusted.
+
+    Infinity for ``missing``: as long as there is such an image; 0 for ``always``.
+
+    Raises:
+        ValueError: it is neither of these words, nor a duration.
+    """
+    words = {"missing": math.inf, "always": 0.0}
+    word = text.strip().lower()
+    return words[word] if word in words else parse_duration(text)

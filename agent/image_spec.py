@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_envd.agent.errors import EnvError, InvalidSpecError
-from ray_envd.agent.humanize import DURATION_FORMS, SIZE_FORMS, parse_bytes, parse_duration
+from ray_envd.agent.humanize import DURATION_FORMS, SIZE_FORMS, parse_bytes, parse_pull_policy
 from ray_envd.agent.image_reference import Reference, parse_reference
 
 #: Each field with the name of its image inside, where it is an object.
@@ -130,10 +130,9 @@ def _max_age(value: Mapping[str, Any], field: str) -> float | None:
     policy = value.get("pull_policy")
     if policy is None:
         return None
-    words = {"missing": math.inf, "always": 0.0}
     try:
-        return words[policy] if policy in words else parse_duration(str(policy))
-    except (ValueError, TypeError):
+        return parse_pull_policy(str(policy))
+    except ValueError:
         raise InvalidSpecError(
             f"'pull_policy' is {policy!r}",
             field=field,

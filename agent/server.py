@@ -23,6 +23,7 @@ import uvloop
 from ray_envd.agent import notify, process, process_tree
 from ray_envd.agent.collector import Collector
 from ray_envd.agent.config import Settings
+from ray_envd.agent.containers.images import Images
 from ray_envd.agent.containers.platform import Platforms
 from ray_envd.agent.containers.policy import Policy
 from ray_envd.agent.containers.start import Starts
@@ -94,11 +95,15 @@ class Daemon:
         environments = Environments(store, interpreters, resolution_ttl=settings.resolution_ttl)
         self._watch = Watch(lambda: self.links.sessions)
         hosts = Hosts(str(settings.store))
+        self._images = Images(
+            self.workshop, hosts, asyncio.get_running_loop(), max_age=settings.image_pull_policy
+        )
         installers = registry(
             packages,
             Unpacker(self._trees, limits),
             environments,
             Layers(self._trees),
+            self._images,
             Platforms(hosts, interpreters),
             Starts(hosts, _policy(settings), self._watch.attend),
         )
@@ -161,6 +166,7 @@ class Daemon:
         self._spawn(self._watch.run(), "containers")
         self._spawn(self.collector.run(), "collector")
         self._spawn(self.integrity.run(), "integrity")
+        self._spawn(self._images.run(), "images")
         self._spawn(self._watch_loop(), "loop lag")
         self._spawn(self._keep_synced(), "sync")
         if self.settings.idle_exit:
@@ -274,6 +280,7 @@ class Daemon:
         if self._http is not None:
             await self._http.stop()
         shutil.rmtree(self._inner, ignore_errors=True)
+        await self._images.close()
         await asyncio.to_thread(self._close)
 
     async def _finish_work(self) -> int:

@@ -31,6 +31,7 @@ from ray_envd.cache import errors as cache_errors
 from ray_envd.cache.budget import Budget
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.owner import Owner
+from ray_envd.cache.sizes import Unit
 from ray_envd.cache.store import Build, Entry, Store
 
 _log = logging.getLogger(__name__)
@@ -46,12 +47,18 @@ class Made:
         fetched_bytes: what was downloaded for it.
         units: which of its files come and go together, see :func:`ray_envd.cache.sizes.measure`.
         stamped: the paths that tell cheaply whether it still stands, see ``Store.check``.
+        present: of these, too, but only whether they are there.
+        outside: what belongs to it and does not stand in the store.
+        seconds: what it cost before its build began.
     """
 
     details: Mapping[str, Any]
     fetched_bytes: int = 0
     units: Mapping[str, str] | None = None
     stamped: tuple[str, ...] = ()
+    present: tuple[str, ...] = ()
+    outside: tuple[Unit, ...] = ()
+    seconds: float = 0.0
 
 
 #: Fills ``build.path`` within its room.
@@ -213,11 +220,13 @@ class Workshop:
             entry = self.store.commit(
                 build,
                 summary=summary,
-                build_seconds=seconds,
+                build_seconds=seconds + made.seconds,
                 details=made.details,
                 fetched_bytes=made.fetched_bytes,
                 units=made.units,
                 stamped=made.stamped,
+                present=made.present,
+                outside=made.outside,
             )
         except BaseException:
             self._abandon(build)

@@ -23,7 +23,7 @@ class Account:
     @classmethod
     def of_all(cls, ledger: Ledger, extra_bytes: int) -> Self:
         """The account of all objects, and of bytes that are no objects."""
-        holders = {name: share.holders for name, share in ledger.shares.items() if not share.outside}
+        holders = {name: share.holders for name, share in ledger.shares.items() if share.is_ours}
         return cls(ledger.total + extra_bytes, holders)
 
     @classmethod
@@ -35,7 +35,7 @@ class Account:
             private += entry.size.private
             for unit in entry.size.units:
                 share = ledger.shares.get(unit.id)
-                if share is not None and not share.outside:
+                if share is not None and share.is_ours:
                     holders[unit.id] += 1
                     sizes[unit.id] = unit.bytes
         return cls(private + sum(sizes.values()), dict(holders))

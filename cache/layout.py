@@ -13,6 +13,7 @@
                                    what was committed and is not to be handed out any more
       manifests-v1/<uid>/<kind>/<digest>.<generation>.json.z
                                    what each file of a sealed object was (manifest.py), 0700
+      claims-v1/<uid>/<name>.json  what stands outside of the store by our doing (claims.py), 0700
       sessions-v1/<session>/       what each session references (references.py), 0700
       users/                       0711 if the daemon is root, else 0700
         <uid>/                     0700, that user's; touched only inside acting_as(owner)
@@ -40,8 +41,8 @@ from ray_envd.cache.errors import StoreError
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.owner import Owner, acting_as
 
-_BUCKETS = frozenset({"catalog-v1", "manifests-v1", "markers-v1", "sessions-v1"})
-_ANY_BUCKET = re.compile(r"(catalog|manifests|markers|sessions)-v\d+")
+_BUCKETS = frozenset({"catalog-v1", "claims-v1", "manifests-v1", "markers-v1", "sessions-v1"})
+_ANY_BUCKET = re.compile(r"(catalog|claims|manifests|markers|sessions)-v\d+")
 _OBJECTS = "objects-v1"
 _INTERPRETERS = "interpreters-v1"
 #: In the order of UserDirs.
@@ -113,6 +114,11 @@ class Layout:
         return self.root / "catalog-damaged"
 
     @property
+    def claims(self) -> Path:
+        """The folder of the claims."""
+        return self.root / "claims-v1"
+
+    @property
     def manifests(self) -> Path:
         """The folder of the manifests."""
         return self.root / "manifests-v1"
@@ -157,7 +163,7 @@ class Layout:
                 f"the store {self.root} belongs to uid {found.st_uid}, not to this daemon's user"
             )
         self.root.chmod(passable)
-        own = (self.manifests, self.markers, self.sessions)
+        own = (self.claims, self.manifests, self.markers, self.sessions)
         for folder, mode in (*((folder, 0o700) for folder in own), (self.users, passable)):
             folder.mkdir(exist_ok=True)
             folder.chmod(mode)

@@ -13,12 +13,19 @@ class Share:
     Attributes:
         bytes: on disk, once.
         holders: how many objects have it.
-        outside: whether somebody else has it as well (uv's cache), so that no removal of objects frees it.
+        outside: whether uv's cache has it as well, so that no removal of objects frees it.
+        foreign: whether somebody has it who will not give it up for us: an image that we did not pull.
     """
 
     bytes: int
     holders: int
     outside: bool
+    foreign: bool = False
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it goes with the last object that has it."""
+        return not (self.outside or self.foreign)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,7 @@ class Ledger:
     @property
     def total(self) -> int:
         """Bytes on disk of all objects: each file once, those of uv's cache not (it is counted by itself)."""
-        return self.private + sum(share.bytes for share in self.shares.values() if not share.outside)
+        return self.private + sum(share.bytes for share in self.shares.values() if share.is_ours)
 
     @property
     def outside(self) -> int:
@@ -55,4 +62,4 @@ class Ledger:
 
     def _only_one(self, unit: str) -> bool:
         share = self.shares.get(unit)
-        return share is not None and share.holders == 1 and not share.outside
+        return share is not None and share.holders == 1 and share.is_ours

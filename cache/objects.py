@@ -73,6 +73,11 @@ class Objects:
         with self.lock:
             self._sharing.note_links(links)
 
+    def note_foreign(self, foreign: Mapping[str, bool]) -> None:
+        """Takes in which units that stand outside of the store others have as well."""
+        with self.lock:
+            self._sharing.note_foreign(foreign)
+
     def get(self, key: ObjectKey) -> Entry | None:
         """The object, if it is stored."""
         with self.lock:

@@ -9,15 +9,16 @@ from ray_envd.cache.records import Object
 class _Shared:
     """A unit and those who have it."""
 
-    __slots__ = ("bytes", "holders", "links")
+    __slots__ = ("bytes", "foreign", "holders", "links")
 
-    def __init__(self, size: int, links: int) -> None:
-        self.bytes, self.links = size, links
+    def __init__(self, size: int, *, links: int = 0, foreign: bool = False) -> None:
+        self.bytes, self.links, self.foreign = size, links, foreign
         self.holders: list[Object] = []
 
     @property
     def outside(self) -> bool:
         """Each holder has each file once; who has further links is not one of the store's objects."""
+        # A layer of an image has no links at all.
         return self.links > len(self.holders)
 
 
@@ -25,7 +26,7 @@ class Sharing:
     """The sizes of objects, added up.
 
     Attributes:
-        total: bytes on disk of all objects: each file once, those that uv's cache has as well not.
+        total: bytes on disk of all objects: each file once, those that uv's cache or others have as well not.
     """
 
     def __init__(self) -> None:
@@ -41,8 +42,9 @@ class Sharing:
         for unit in size.units:
             shared = self._units.get(unit.id)
             if shared is None:
-                # Until the file is asked, uv's cache is taken to have it: nothing is collected on a guess.
-                shared = self._units[unit.id] = _Shared(unit.bytes, links=1)
+                # Until somebody is asked, others are taken to have it: nothing is collected on a guess.
+                guess = _Shared(unit.bytes, links=1) if unit.sample else _Shared(unit.bytes, foreign=True)
+                shared = self._units[unit.id] = guess
             self.total -= _counted(shared)
             shared.holders.append(each)
             shared.links += 1
@@ -72,14 +74,24 @@ class Sharing:
                 shared.links = number
                 self.total += _counted(shared)
 
+    def note_foreign(self, foreign: Mapping[str, bool]) -> None:
+        """Takes in whether others have what stands outside of the store, by the units' ids."""
+        for name, theirs in foreign.items():
+            shared = self._units.get(name)
+            if shared is not None:
+                self.total -= _counted(shared)
+                shared.foreign = theirs
+                self.total += _counted(shared)
+
     def samples(self) -> list[tuple[str, Object, str]]:
-        """Of each unit its id, an object that has it, and a file of it there."""
-        return [(name, shared.holders[0], _sample(name, shared)) for name, shared in self._units.items()]
+        """Of each unit of files its id, an object that has it, and a file of it there."""
+        found = ((name, shared.holders[0], _sample(name, shared)) for name, shared in self._units.items())
+        return [(name, each, sample) for name, each, sample in found if sample]
 
     def ledger(self) -> Ledger:
         """All of it, as a value."""
         shares = {
-            name: Share(shared.bytes, len(shared.holders), shared.outside)
+            name: Share(shared.bytes, len(shared.holders), shared.outside, shared.foreign)
             for name, shared in self._units.items()
         }
         return Ledger(self._private, shares)
@@ -87,7 +99,7 @@ class Sharing:
 
 def _counted(shared: _Shared) -> int:
     """What a unit adds to the total."""
-    return 0 if shared.outside or not shared.holders else shared.bytes
+    return 0 if shared.outside or shared.foreign or not shared.holders else shared.bytes
 
 
 def _sample(name: str, shared: _Shared) -> str:

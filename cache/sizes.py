@@ -10,7 +10,7 @@ inodes.
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,12 +19,13 @@ BLOCK = 512  # bytes of one st_blocks
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Files that are linked from elsewhere and come and go together.
+    """Files that are linked from elsewhere and come and go together; or a layer of an image.
 
     Attributes:
         id: of these very inodes; who has the same files has the same id.
         bytes: on disk, once.
-        sample: one of the files, relative to the object: its number of links tells who else has them.
+        sample: one of the files, relative to the object: its number of links tells who else has them. Empty
+            of what stands outside of the store: who else has that is told by ``Store.note_foreign``.
     """
 
     id: str
@@ -73,6 +74,11 @@ class _Group:
             self.bytes += state.st_blocks * BLOCK
         if not self.sample or path < self.sample:
             self.sample, self.links = path, state.st_nlink
+
+
+def with_others(size: Size, outside: Iterable[Unit]) -> Size:
+    """The size of a tree, and of what belongs to the object and stands outside of the store."""
+    return Size(size.private, (*size.units, *outside))
 
 
 def measure(path: Path, units: Mapping[str, str] | None = None) -> Measured:

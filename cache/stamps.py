@@ -24,13 +24,23 @@ def stamp(path: Path | str) -> list[int]:
     return [stat.S_IFMT(state.st_mode), size, state.st_mtime_ns]
 
 
-def take(root: Path, paths: Iterable[str]) -> dict[str, list[int]]:
+def take(
+    root: Path, paths: Iterable[str], *, present: Iterable[str] = (), before: Stamps | None = None
+) -> dict[str, list[int]]:
     """The stamps of these paths, relative to the root or absolute.
+
+    Args:
+        root: the object.
+        paths: what must be as it is now.
+        present: what must be there, whatever becomes of it: its stamp says only whether it is a folder.
+        before: former stamps; a path that was only to be present then is so again.
 
     Raises:
         OSError: one leads nowhere.
     """
-    return {path: stamp(root / path) for path in paths}
+    lengths = {path: len(old) for path, old in (before or {}).items()}
+    taken = {path: stamp(root / path)[: lengths.get(path)] for path in paths}
+    return taken | {path: stamp(root / path)[:1] for path in present}
 
 
 def difference(root: Path, stamps: Stamps) -> str | None:
@@ -40,6 +50,6 @@ def difference(root: Path, stamps: Stamps) -> str | None:
             now = stamp(root / path)
         except OSError as error:
             return f"{path} cannot be read: {error.strerror}"
-        if now != before:
+        if now[: len(before)] != before:
             return f"{path} has changed"
     return None

@@ -25,7 +25,7 @@ from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.records import Build, Entry, Facts, Link, Object
 from ray_envd.cache.recovery import Recovered, recover
 from ray_envd.cache.removal import clear, remove_tree, to_trash
-from ray_envd.cache.sizes import measure
+from ray_envd.cache.sizes import Size, Unit, measure, with_others
 from ray_envd.cache.stored import Stored
 
 __all__ = ["Build", "Entry", "Link", "Store"]
@@ -49,6 +49,9 @@ class Store(Stored):
         super().__init__(layout, markers, catalog, epochs, Objects(found.objects, found.damaged))
         self._process_lock, self._leftovers = lock, found.leftovers
         self._building = self._begun = 0
+        #: Removes what belongs to an object that leaves and stands outside of the store; whether it is gone.
+        #: It blocks, and is not called on the event loop. The key is nobody's until it returns.
+        self.remove_outside: Callable[[Entry], bool] = lambda _entry: False
         self._syncing = threading.Lock()
         self._counting = threading.Lock()
 
@@ -174,6 +177,8 @@ class Store(Stored):
         fetched_bytes: int = 0,
         units: Mapping[str, str] | None = None,
         stamped: Iterable[str] = (),
+        present: Iterable[str] = (),
+        outside: Iterable[Unit] = (),
     ) -> Entry:
         """Publishes what a build has made; the object comes back held once, for the caller.
 
@@ -189,6 +194,8 @@ class Store(Stored):
             fetched_bytes: what was downloaded for it.
             units: which of its files come and go together, see :func:`ray_envd.cache.sizes.measure`.
             stamped: the paths that :meth:`check` looks at, relative to the object or absolute.
+            present: of these, too, but only whether they are there.
+            outside: what belongs to the object and does not stand in the store, see :meth:`note_foreign`.
 
         Raises:
             InUseError: the build has ended already.
@@ -202,10 +209,10 @@ class Store(Stored):
         with acting_as(build.owner):
             settle(build.path)
             measured = measure(build.path, units)
-            taken = stamps.take(build.path, stamped)
+            taken = stamps.take(build.path, stamped, present=present)
         facts = Facts(
             summary,
-            measured.size,
+            with_others(measured.size, outside),
             time.time(),
             build_seconds,
             dict(details),
@@ -262,19 +269,28 @@ class Store(Stored):
         except BaseException:
             self._objects.put_back(gone)
             raise
+        freed = 0
         try:
-            doomed = self._clear_the_place(gone, owner)
+            try:
+                freed = self._remove_outside(gone)
+                doomed = self._clear_the_place(gone, owner)
+            finally:
+                self._objects.left(gone.key)
             with acting_as(owner):
-                return 0 if doomed is None else remove_tree(doomed)
+                return freed if doomed is None else freed + remove_tree(doomed)
         finally:
             # Only now: what is being deleted still takes its space.
             self._objects.deleted(gone)
 
+    def _remove_outside(self, gone: Object) -> int:
+        outside = Size(0, tuple(unit for unit in gone.facts.size.units if not unit.sample))
+        if not outside.units:
+            return 0
+        frees = self.ledger().exclusive(outside)
+        return frees if self.remove_outside(gone.entry) else 0
+
     def _clear_the_place(self, gone: Object, owner: Owner) -> Path | None:
-        try:
-            self._catalog.drop([object_name(gone.key)])
-            self.manifests.remove(gone.key, gone.facts.generation)
-            with acting_as(owner):
-                return to_trash(gone.path, self.layout.user(owner.uid).trash)
-        finally:
-            self._objects.left(gone.key)
+        self._catalog.drop([object_name(gone.key)])
+        self.manifests.remove(gone.key, gone.facts.generation)
+        with acting_as(owner):
+            return to_trash(gone.path, self.layout.user(owner.uid).trash)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ray_envd.cache import stamps
 from ray_envd.cache.catalog import Catalog, object_name
+from ray_envd.cache.claims import Claims
 from ray_envd.cache.epochs import Epochs
 from ray_envd.cache.errors import NotFoundError
 from ray_envd.cache.keys import ObjectKey
@@ -19,7 +20,7 @@ from ray_envd.cache.objects import Objects
 from ray_envd.cache.owner import acting_as
 from ray_envd.cache.records import Entry, Facts, Link, Object, find
 from ray_envd.cache.removal import remove_tree, to_trash
-from ray_envd.cache.sizes import measure
+from ray_envd.cache.sizes import measure, with_others
 
 
 class Stored:
@@ -28,6 +29,7 @@ class Stored:
     Attributes:
         layout: where things are.
         manifests: what sealed objects were when they were sealed.
+        claims: what stands outside of the store by our doing.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Stored:
         """Use ``Store.open``."""
         self.layout = layout
         self.manifests = Manifests(layout.manifests)
+        self.claims = Claims(layout.claims)
         self._markers, self._catalog, self._epochs, self._objects = markers, catalog, epochs, objects
         # Each is held over work on files; none is taken inside the other.
         self._rewriting = threading.Lock()
@@ -77,6 +80,13 @@ class Stored:
             with acting_as(self.layout.owner(uid)):
                 found = [(name, _links(path)) for name, path in samples]
             self._objects.note_links({name: links for name, links in found if links})
+
+    def note_foreign(self, foreign: Mapping[str, bool]) -> None:
+        """Takes in which units that stand outside of the store others have as well, by their ids. Loop-safe.
+
+        Until they are named here they are taken for others', so that their bytes neither count nor are freed.
+        """
+        self._objects.note_foreign(foreign)
 
     def find(self, id_prefix: str, owner: int | None = None) -> Entry:
         """The one object whose id (``kind/digest``), or digest alone, begins so; of all users, or of one.
@@ -221,11 +231,12 @@ class Stored:
             raise NotFoundError(f"no object {key.id}")
         with acting_as(self.layout.owner(key.owner)):
             measured = measure(entry.path, units)
-            taken = stamps.take(entry.path, stamped)
+            taken = stamps.take(entry.path, stamped, before=entry.facts.stamps)
 
         def sealed(facts: Facts) -> Facts:
             epoch = self._epochs.sealed()  # after the last of its files
-            return replace(facts, size=measured.size, stamps=taken, sealed=True, epoch=epoch)
+            size = with_others(measured.size, (unit for unit in facts.size.units if not unit.sample))
+            return replace(facts, size=size, stamps=taken, sealed=True, epoch=epoch)
 
         return self._rewrite(key, sealed, measured.links)
 

@@ -24,6 +24,7 @@ _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 _NAME = "org.opencontainers.image.ref.name"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_CREATED = "2026-01-01T00:00:00Z"  # podman 4.3 falls over a history without times
 _EPOCH = 1_767_225_600  # the time of every file: digests must not know when something was made
 _CHUNK = 1 << 20
 
@@ -65,7 +66,7 @@ class OciImage:
                     "WorkingDir": "/",
                 },
                 "rootfs": {"type": "layers", "diff_ids": [each.diff_id for each in self.layers]},
-                "history": [{"created_by": "tools/oci.py"} for _ in self.layers],
+                "history": [{"created": _CREATED, "created_by": "tools/oci.py"} for _ in self.layers],
             }
         )
 

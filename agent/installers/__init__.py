@@ -24,12 +24,13 @@ def registry(
     unpacker: Unpacker,
     environments: Environments,
     layers: Layers,
+    images: Images,
     platforms: Platforms,
     starts: Starts,
 ) -> dict[str, Installer]:
     """Every installer by its field."""
     installers: list[Installer] = [
-        ImageInstaller(Images(), platforms, starts),
+        ImageInstaller(images, platforms, starts),
         WorkingDirInstaller(packages, unpacker),
         PackagesInstaller("uv", parse_uv, environments, layers),
         PackagesInstaller("pip", parse_pip, environments, layers),
