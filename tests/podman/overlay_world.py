@@ -88,6 +88,11 @@ class OverlayWorld:
             return await self.environments.obtain(value, bench)
 
 
+def image_id(world: PodmanWorld, name: str) -> str:
+    """The id of an image that is there."""
+    return world.podman("image", "inspect", "--format={{.Id}}", name).strip()
+
+
 def raylet_environment(world: PodmanWorld, home: Path) -> dict[str, str]:
     """A raylet's, with things in it that an image's Python must not see."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}

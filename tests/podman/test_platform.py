@@ -4,13 +4,12 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import small_image as small_images
 from helpers import wait_until
-from overlay_world import OverlayWorld, raylet_environment
+from overlay_world import OverlayWorld, image_id
 from podman_fixtures import MakeImage
 from podman_world import PodmanWorld
 
@@ -22,7 +21,7 @@ _HANGS = """
 import asyncio, sys
 sys.path[:0] = sys.argv[5].split(":")
 from pathlib import Path
-from overlay_world import OverlayWorld, raylet_environment
+from overlay_world import OverlayWorld, image_id
 from podman_world import PodmanWorld
 root, image, python, world = sys.argv[1:5]
 
@@ -38,27 +37,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@pytest.fixture
-async def overlay(podman_world: PodmanWorld, short_tmp: Path) -> AsyncIterator[OverlayWorld]:
-    """A store of its own on the world's podman."""
-    home = short_tmp / "home"
-    await asyncio.to_thread(home.mkdir)
-    made = OverlayWorld(short_tmp, sys.executable, raylet_environment(podman_world, home))
-    await asyncio.to_thread(made.open)
-    yield made
-    await asyncio.to_thread(made.close)
-
-
-@pytest.fixture(scope="session")
-def small_id(podman_world: PodmanWorld) -> str:
-    """The id of the small image."""
-    return image_id(podman_world, "localhost/small")
-
-
-def image_id(world: PodmanWorld, name: str) -> str:
-    return world.podman("image", "inspect", "--format={{.Id}}", name).strip()
 
 
 async def test_an_images_python_is_looked_for_once(
