@@ -1,5 +1,7 @@
 """``attach``, ``detach``, ``config`` and ``doctor``: setting up a node and looking at it."""
 
+import os
+import pwd
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,6 +25,7 @@ from ray_envd.agent.cli.common import (
 )
 from ray_envd.agent.config import TABLE, ConfigError, Settings
 from ray_envd.agent.config_sources import Loaded, Value, reference_table
+from ray_envd.cache.owner import Owner
 from ray_envd.cache.text import bytes_text
 
 if TYPE_CHECKING:
@@ -213,16 +216,38 @@ _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
     metavar="PATH",
     help="An interpreter that runs Ray; may be repeated  [default: python3]",
 )
+@click.option(
+    "--user",
+    metavar="NAME",
+    help="Try containers as this user, whose raylets this node runs (root only)  [default: yourself]",
+)
+@click.option(
+    "--registry",
+    "registries",
+    multiple=True,
+    metavar="HOST[:PORT]",
+    help="A registry of images that this node should reach; may be repeated.",
+)
 @_store
 @shared_options
 @pass_state
-def doctor(state: State, /, *, pythons: tuple[str, ...], store: str | None) -> int:
+def doctor(
+    state: State,
+    /,
+    *,
+    pythons: tuple[str, ...],
+    user: str | None,
+    registries: tuple[str, ...],
+    store: str | None,
+) -> int:
     """Check this node; each finding comes with its remedy.
 
-    The exit code is 1 if anything failed; warnings do not count.
+    Where podman is installed a container is started. The exit code is 1 if anything failed; warnings do not
+    count.
     """
     from ray_envd.agent import doctor as module  # noqa: PLC0415 - it uses most of the other modules
 
+    owner = _user(user) if user else None
     paths = [Path(interpreter_path(each)) for each in pythons]
     try:
         loaded = state.load(store=store)
@@ -231,12 +256,24 @@ def doctor(state: State, /, *, pythons: tuple[str, ...], store: str | None) -> i
         findings = [module.Finding("settings", module.Level.FAIL, str(error), error.remedy)]
     else:
         origin = str(loaded.config or "no config file")
-        findings = [module.settings_finding(loaded.warnings, origin), *module.examine(loaded.settings, paths)]
+        found = module.examine(loaded.settings, paths, owner, registries)
+        findings = [module.settings_finding(loaded.warnings, origin), *found]
     if state.json:
         print_json([{**asdict(each), "level": each.level.value} for each in findings])
     else:
         _show_findings(findings)
     return Exit.FAILED if any(each.level is module.Level.FAIL for each in findings) else Exit.OK
+
+
+def _user(name: str) -> Owner:
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        raise CliError(f"there is no user {name!r}", code="user") from None
+    owner = Owner.of(entry.pw_uid, entry.pw_gid)
+    if not owner.is_current and os.geteuid():
+        raise CliError("only root can act as another user", "run this as root", code="user")
+    return owner
 
 
 def _show_findings(findings: "list[Finding]") -> None:

@@ -10,19 +10,24 @@ from pathlib import Path
 import uv
 
 from ray_envd.agent.config import Settings
+from ray_envd.agent.doctor import containers, interpreter, store, tools
 from ray_envd.agent.doctor import daemon as daemon_checks
-from ray_envd.agent.doctor import interpreter, store, tools
 from ray_envd.agent.doctor.finding import Finding, Level, fail, ok, warn
+from ray_envd.cache.owner import Owner
 
 __all__ = ["Finding", "Level", "examine", "settings_finding"]
 
 
-def examine(settings: Settings, pythons: Sequence[Path]) -> list[Finding]:
-    """Makes every check; blocking, some seconds at most.
+def examine(
+    settings: Settings, pythons: Sequence[Path], user: Owner | None = None, registries: Sequence[str] = ()
+) -> list[Finding]:
+    """Makes every check; blocking, some seconds, or as long as a podman that does not work takes.
 
     Args:
         settings: whose store, socket and port are looked at.
         pythons: interpreters of Ray; empty: the one on the PATH.
+        user: as whom containers are tried; None: this process's user.
+        registries: of images, ``host[:port]``.
     """
     finding, stats = daemon_checks.daemon(settings.socket)
     here = settings.store
@@ -37,7 +42,6 @@ def examine(settings: Settings, pythons: Sequence[Path]) -> list[Finding]:
         ("socket", lambda: daemon_checks.socket_folder(settings.socket)),
         ("daemon", lambda: finding),
         ("http", lambda: daemon_checks.http_port(settings.http)),
-        ("podman", lambda: tools.podman(shutil.which("podman"))),
         ("user namespaces", tools.user_namespaces),
     ]
     if os.geteuid() == 0:
@@ -49,7 +53,16 @@ def examine(settings: Settings, pythons: Sequence[Path]) -> list[Finding]:
         daemon_answers=stats is not None,
     )
     checks.extend((f"ray of {python}", partial(look, python)) for python in pythons or _on_path())
-    return [_made(name, check) for name, check in checks]
+    return [*(_made(name, check) for name, check in checks), *_containers(user, registries)]
+
+
+def _containers(user: Owner | None, registries: Sequence[str]) -> list[Finding]:
+    """The environment of another user's raylets is not known: his home and the usual PATH must do."""
+    owner = user or Owner.current()
+    try:
+        return containers.examine(owner, dict(os.environ) if owner.is_current else {}, registries)
+    except OSError as error:
+        return [_not_made("containers", error)]
 
 
 def _by_trying(here: Path) -> list[tuple[str, Callable[[], Finding]]]:
@@ -72,11 +85,12 @@ def _made(name: str, check: Callable[[], Finding]) -> Finding:
     try:
         return check()
     except OSError as error:
-        return fail(
-            name,
-            store.reason(error),
-            f"run this as the daemon's user (this is uid {os.geteuid()}) or as root",
-        )
+        return _not_made(name, error)
+
+
+def _not_made(name: str, error: OSError) -> Finding:
+    remedy = f"run this as the daemon's user (this is uid {os.geteuid()}) or as root"
+    return fail(name, store.reason(error), remedy)
 
 
 def _uv() -> str | None:

@@ -21,17 +21,6 @@ def uv(binary: str | None) -> Finding:
     return ok("uv", f"{version} ({binary})")
 
 
-def podman(binary: str | None) -> Finding:
-    """Containers are for a later version; its absence harms nothing now."""
-    remedy = "install podman where runtime envs are to use container images (a later version serves them)"
-    if binary is None:
-        return warn("podman", "it is not installed", remedy)
-    version, problem = _version(binary)
-    if problem:
-        return warn("podman", f"{binary} does not run: {problem}", remedy)
-    return ok("podman", f"{version} ({binary})")
-
-
 def _version(binary: str) -> tuple[str, str]:
     """The first line of ``--version``, or what is wrong."""
     try:

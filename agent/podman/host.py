@@ -188,7 +188,7 @@ async def _try_out(host: PodmanHost, image: str) -> Setup:
         text = "\n".join(completed.lines)
         if not completed.returncode or all(words in text for words in _STARTED):
             return host.setup
-        said[host.setup.runtime or host.info.runtime] = completed.tail(3)
+        said[host.setup.runtime or host.info.runtime or "podman's own"] = completed.tail(3)
         changed = next_setup(host.setup, host.info, text)
         if changed is None:
             if len(said) > 1 and fault_in(text) is None:

@@ -29,7 +29,8 @@ class PodmanInfo:
         rootless: whether containers have a user namespace made by an ordinary user.
         cgroups: ``v1``, ``v2``, or ``hybrid``: the first with a mount of the second for systemd.
         cgroup_manager: ``systemd`` or ``cgroupfs``.
-        runtime: name of the OCI runtime that is configured, or was found in its place.
+        runtime: name of the OCI runtime that is configured, or was found in its place; empty where that does
+            not even tell its version.
         driver: of the storage.
         graph_root: where images lie.
         run_root: the state of containers.
@@ -112,7 +113,7 @@ def _parsed(program: str, lines: Sequence[str]) -> PodmanInfo:
             rootless=bool(host["security"]["rootless"]),
             cgroups="hybrid" if hybrid else version,
             cgroup_manager=str(host["cgroupManager"]),
-            runtime=str(host["ociRuntime"]["name"]),
+            runtime=str((host["ociRuntime"] or {}).get("name", "")),
             driver=str(store["graphDriverName"]),
             graph_root=Path(store["graphRoot"]),
             run_root=Path(store["runRoot"]),

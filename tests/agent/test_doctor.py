@@ -25,6 +25,14 @@ from ray_envd.agent.doctor import Finding, Level, examine, interpreter, settings
 from ray_envd.agent.doctor import daemon as daemon_checks
 
 ROOT = os.geteuid() == 0
+
+
+@pytest.fixture(autouse=True)
+def _without_podman(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's own is left alone; tests/podman/test_doctor_containers.py has one of its own."""
+    monkeypatch.setattr("ray_envd.agent.doctor.containers.examine", lambda *_: [])
+
+
 as_root = pytest.mark.skipif(not ROOT, reason="needs root")
 
 
@@ -53,13 +61,6 @@ def test_uv_is_run(tmp_path: Path) -> None:
     is_bad(tools.uv(None), Level.FAIL, "no uv")
     is_bad(tools.uv(program(tmp_path, "exit 9")), Level.FAIL, "exit code 9")
     is_bad(tools.uv(str(tmp_path / "none")), Level.FAIL, "does not run")
-
-
-def test_podman_is_only_a_warning(tmp_path: Path) -> None:
-    """No runtime env of this version needs it."""
-    assert tools.podman(program(tmp_path, "echo podman 5")).level is Level.OK
-    is_bad(tools.podman(None), Level.WARN, "not installed")
-    is_bad(tools.podman(program(tmp_path, "exit 1")), Level.WARN, "exit code 1")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from overlay_world import OverlayWorld, image_id, raylet_environment
 from podman_world import PodmanWorld
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "agent" / "python"))  # for its package_world
+# Worlds and servers of the neighbours' tests: tests/ has no packages.
+sys.path[:0] = [str(HERE.parent / "agent" / name) for name in ("python", "fetch")]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
