@@ -17,7 +17,6 @@ from pathlib import Path
 
 from ray_envd.agent.errors import NetworkError
 from ray_envd.agent.python.build import build, worker_facts
-from ray_envd.agent.python.bytecode import compile_modules
 from ray_envd.agent.python.estimate import UNPACKED, estimate, linked, local_bytes
 from ray_envd.agent.python.interpreter import Interpreter, Interpreters
 from ray_envd.agent.python.platform import HostPlatform, Platform, Runner
@@ -45,7 +44,6 @@ _SHOWN_PINS = 4
 #: What an environment cannot do without: how its interpreter finds its packages, and on the host the
 #: interpreter that it leads to. That of an image is in the image, which does not change.
 _CONFIGURATION, _INTERPRETER = "venv/pyvenv.cfg", "venv/bin/python"
-_COMPILE_SECONDS = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,14 +221,6 @@ async def _fill(
     }
     if image := work.interpreter.image:
         details["image"] = image
-        work.report("compiling", f"{len(lock.lines)} packages")
-        await compile_modules(
-            Path(work.interpreter.executable),
-            built.site_packages,
-            target.owner,
-            seconds=_COMPILE_SECONDS,
-            run=work.run,
-        )
     units = await asyncio.to_thread(_units, built.site_packages, target)
     return Made(details, fetched_bytes=downloads.fetched, units=units, stamped=_stamped(work.interpreter))
 

@@ -95,6 +95,7 @@ class Daemon:
         environments = Environments(store, interpreters, resolution_ttl=settings.resolution_ttl)
         self._watch = Watch(lambda: self.links.sessions)
         hosts = Hosts(str(settings.store))
+        platforms = Platforms(hosts, interpreters)
         self._images = Images(
             self.workshop, hosts, asyncio.get_running_loop(), max_age=settings.image_pull_policy
         )
@@ -104,7 +105,7 @@ class Daemon:
             environments,
             Layers(self._trees),
             self._images,
-            Platforms(hosts, interpreters),
+            platforms,
             Starts(hosts, _policy(settings), self._watch.attend),
         )
         self.manager = Manager(
@@ -119,6 +120,8 @@ class Daemon:
         self.workshop.space.rooms = self.collector
         self.integrity = Integrity(self.workshop, self.references, lambda: self.manager.busy > 0)
         self.integrity.sealer.after_seal = self.collector.poke
+        self.integrity.sealer.images = platforms
+        platforms.on_used = self.integrity.sealer.poke
         self.workshop.after_build = self._after_build
         self.manager.on_release = self._on_release
         self.links = LinkServer(

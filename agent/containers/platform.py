@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from ray_envd.agent.containers.pythons import Found, choose, search, understood
 from ray_envd.agent.containers.tool_container import Mount, ToolPlace, tool_container
 from ray_envd.agent.image_spec import ImageSpec
 from ray_envd.agent.podman.host import Hosts, PodmanHost
+from ray_envd.agent.python.bytecode import compile_modules
 from ray_envd.agent.python.interpreter import PROBE_SCRIPT, Interpreter, Interpreters
 from ray_envd.agent.python.platform import Runner
 from ray_envd.agent.python.remembered import Remembered
@@ -38,6 +39,7 @@ _SHARED = frozenset(
     }
 )
 _SHARED_PREFIXES = ("GIT_", "PIP_", "UV_")
+_MOST_USED = 256  # images of users whose environments can be compiled
 _PROXIES = frozenset({"all_proxy", "http_proxy", "https_proxy", "no_proxy"})
 
 
@@ -96,10 +98,17 @@ class ImagePlatform:
 
 
 class Platforms:
-    """Finds out what Python an image has, once per image."""
+    """Finds out what Python an image has, once per image. One per daemon.
+
+    Attributes:
+        on_used: called when a user's session uses an image for the first time since the daemon started.
+    """
 
     def __init__(self, hosts: Hosts, interpreters: Interpreters) -> None:
         self._hosts, self._interpreters = hosts, interpreters
+        #: The last platform of each user's image: what compiles his environments over it.
+        self._used: dict[tuple[int, str], ImagePlatform] = {}
+        self.on_used: Callable[[], None] = lambda: None
         self._found: dict[tuple[int, str, str, str], Sequence[Found]] = {}
 
     async def of(self, image: Image, spec: ImageSpec, bench: Bench) -> ImagePlatform:
@@ -119,7 +128,34 @@ class Platforms:
             found, spec, ray_version=ray_version, python_version=raylets.version
         )
         dirs = bench.store.layout.user(session.owner.uid)
-        return ImagePlatform(interpreter, image.id, worker_path, host, dirs, session.environment, spec.field)
+        platform = ImagePlatform(
+            interpreter, image.id, worker_path, host, dirs, session.environment, spec.field
+        )
+        self._note_used(session.owner, platform)
+        return platform
+
+    def _note_used(self, owner: Owner, platform: ImagePlatform) -> None:
+        is_new = not self.is_ready(owner.uid, platform.image)
+        self._used[owner.uid, platform.image] = platform
+        while len(self._used) > _MOST_USED:
+            del self._used[next(iter(self._used))]
+        if is_new:
+            self.on_used()
+
+    def is_ready(self, uid: int, image: str) -> bool:
+        """Whether :meth:`compile` can work: a session of this user has used the image."""
+        return (uid, image) in self._used
+
+    async def compile(self, owner: Owner, image: str, site_packages: Path, *, seconds: float) -> None:
+        """Compiles what was built over an image, in a container of it, at a low priority.
+
+        Raises:
+            EnvError: no container can be started.
+        """
+        platform = self._used[owner.uid, image]
+        async with platform.tools(owner, read=[], write=[]) as run:
+            python = Path(platform.interpreter.executable)
+            await compile_modules(python, site_packages, owner, seconds=seconds, run=run)
 
     async def _look(
         self, image: Image, spec: ImageSpec, ray_version: str, host: PodmanHost, bench: Bench

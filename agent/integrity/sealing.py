@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from ray_envd.agent.errors import EnvError
 from ray_envd.agent.integrity.damage import Damage
@@ -35,6 +36,20 @@ _COMPILE_SECONDS = 900.0
 _BINARIES = "venv/bin"
 
 
+class ImageCompiler(Protocol):
+    """Compiles modules with the Python of an image, which only a container of it can run."""
+
+    def is_ready(self, uid: int, image: str) -> bool:
+        """Whether it can be done for a user: not before he has used the image since the daemon started."""
+
+    async def compile(self, owner: Owner, image: str, site_packages: Path, *, seconds: float) -> None:
+        """See :func:`ray_envd.agent.python.bytecode.compile_modules`.
+
+        Raises:
+            EnvError: no container can be started.
+        """
+
+
 class Sealer:
     """Seals what is not sealed yet. ``poke`` from anywhere on the event loop."""
 
@@ -49,6 +64,7 @@ class Sealer:
         self._one_at_a_time = asyncio.Lock()
         self._failed: set[tuple[ObjectKey, int]] = set()
         self.after_seal: Callable[[], None] = lambda: None
+        self.images: ImageCompiler | None = None
 
     def poke(self) -> None:
         """Something was built."""
@@ -89,6 +105,7 @@ class Sealer:
             entry
             for entry in self._workshop.store.entries()
             if not (entry.facts.sealed or entry.damaged or (entry.key, entry.generation) in self._failed)
+            and self._can_compile(entry)
         ]
         return sorted(found, key=lambda entry: entry.last_used, reverse=True)
 
@@ -128,11 +145,8 @@ class Sealer:
     async def _seal(self, entry: Entry) -> Entry | None:
         thread, store = self._workshop.thread, self._workshop.store
         owner = await thread(store.layout.owner, entry.key.owner)
-        site_packages = entry.details.get("site_packages")
-        # What stands on an image's interpreter was compiled where it was built, in a container.
-        if site_packages is not None and "image" not in entry.details:
-            python = Path(str(entry.details["python"]))
-            await compile_modules(python, Path(str(site_packages)), owner, seconds=_COMPILE_SECONDS)
+        if (site_packages := entry.details.get("site_packages")) is not None:
+            await self._compile(entry, Path(str(site_packages)), owner)
         await to_the_end(thread(_protect, entry.path, owner))
         found = await take_inventory(entry.path, owner, digests=True)
         if wrong := _not_what_it_is_called(entry, found):
@@ -141,6 +155,21 @@ class Sealer:
         sealed = await to_the_end(thread(_write_down, store, entry, found, owner))
         self.after_seal()
         return sealed
+
+    def _can_compile(self, entry: Entry) -> bool:
+        image = entry.details.get("image")
+        return image is None or self.images is None or self.images.is_ready(entry.key.owner, str(image))
+
+    async def _compile(self, entry: Entry, site_packages: Path, owner: Owner) -> None:
+        image = entry.details.get("image")
+        if image is None:
+            python = Path(str(entry.details["python"]))
+            await compile_modules(python, site_packages, owner, seconds=_COMPILE_SECONDS)
+        elif self.images is not None and self._can_compile(entry):
+            try:
+                await self.images.compile(owner, str(image), site_packages, seconds=_COMPILE_SECONDS)
+            except EnvError as error:  # such as an image that was removed meanwhile
+                _log.warning("%s is not compiled: %s", entry.id, error)
 
 
 def _protect(path: Path, owner: Owner) -> None:

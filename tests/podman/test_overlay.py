@@ -67,6 +67,7 @@ async def _is_sealed_and_whole(overlay: OverlayWorld, entry: Entry) -> None:
     """Though its interpreter leads nowhere on the host."""
     references = await asyncio.to_thread(References.open, overlay.store.layout.sessions)
     integrity = Integrity(overlay.workshop, references, lambda: False)
+    integrity.sealer.images = overlay.platforms
     for sealed in (True, True):  # the first seals it, the second reads every file again
         now = next(each for each in overlay.store.entries() if each.key == entry.key)
         verdicts = [each async for each in integrity.verification.run([now], repair=False)]
