@@ -98,13 +98,13 @@ class Images:
         pulled = False
         for _ in range(_MOST_ATTEMPTS):
             image = await self._present(storage, spec)
-            if image is None or not (pulled or self._is_fresh(storage, spec, bench)):
-                image = await self._pull(storage, spec, image, bench)
-                pulled = True
             try:
+                if image is None or not (pulled or self._is_fresh(storage, spec, bench)):
+                    image = await self._pull(storage, spec, image, bench)
+                    pulled = True
                 entry, _ = await self._kept.obtain(storage, image, str(spec.reference), bench, spec.field)
             except GoneError:
-                continue
+                continue  # somebody removed it between two of these steps
             if pulled:
                 # With the time of the look at the registry: how long that counts is each request's matter.
                 await bench.link(_asked(storage, spec.reference), entry.key, 0)

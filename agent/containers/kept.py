@@ -59,7 +59,10 @@ class End(Enum):
 
 
 class Kept:
-    """Of all users. Use from one event loop but for :meth:`leave`."""
+    """Of all users. Use from one event loop but for :meth:`leave`.
+
+    That one keeps a thread of the workshop's waiting, so nothing here waits for those.
+    """
 
     def __init__(self, workshop: Workshop, services: Services, loop: asyncio.AbstractEventLoop) -> None:
         self._workshop, self._services = workshop, services
@@ -76,7 +79,7 @@ class Kept:
         Raises:
             EnvError: podman cannot be used.
         """
-        chosen = await self._workshop.thread(podman_environment, owner, environment)
+        chosen = await asyncio.to_thread(podman_environment, owner, environment)
         service = self._services.of(owner, chosen)
         info = await service.info()
         storage = Storage(service, info.graph_root, info.driver)
@@ -88,7 +91,7 @@ class Kept:
         known = self._storages.get((uid, frozenset(storage_environment(environment).items())))
         if known is not None:
             return known
-        owner = await self._workshop.thread(self._store.layout.owner, uid)
+        owner = await asyncio.to_thread(self._store.layout.owner, uid)
         return await self.storage(Owner.of(owner.uid, owner.gid), environment)
 
     # objects
@@ -118,9 +121,9 @@ class Kept:
             raise GoneError(str(error)) from error
         except (ApiError, UnreachableError) as error:
             raise EnvError(f"podman cannot tell of {reference}: {error}", field=field) from error
-        claim = await self._workshop.thread(self._claims.get, storage.uid, build.key.digest)
+        claim = await asyncio.to_thread(self._claims.get, storage.uid, build.key.digest)
         details = _details(found, storage, reference, pulled=claim is not None)
-        sign = await self._workshop.thread(_write, build, details, storage.sign_of(image))
+        sign = await asyncio.to_thread(_write, build, details, storage.sign_of(image))
         claim = claim or {}
         room.finish()
         return Made(
@@ -138,7 +141,7 @@ class Kept:
     ) -> None:
         """Says that an image is ours, with these names of it; durable."""
         digest = storage.key(image).digest
-        before = await self._workshop.thread(self._claims.get, storage.uid, digest) or {}
+        before = await asyncio.to_thread(self._claims.get, storage.uid, digest) or {}
         said = {
             "image": image,
             "names": sorted({*before.get("names", ()), *names}),
@@ -147,12 +150,12 @@ class Kept:
             "seconds": max(seconds, float(before.get("seconds", 0))),
             "since": before.get("since", time.time()),
         }
-        await self._workshop.thread(self._claims.put, storage.uid, digest, said)
+        await asyncio.to_thread(self._claims.put, storage.uid, digest, said)
 
     async def is_claimed(self, storage: Storage, image: str) -> bool:
         """Whether an image is ours."""
         digest = storage.key(image).digest
-        return await self._workshop.thread(self._claims.get, storage.uid, digest) is not None
+        return await asyncio.to_thread(self._claims.get, storage.uid, digest) is not None
 
     # the end of an image
 
@@ -170,12 +173,12 @@ class Kept:
 
     async def _leave(self, entry: Entry) -> bool:
         uid, digest = entry.key.owner, entry.key.digest
-        claim = await self._workshop.thread(self._claims.get, uid, digest)
+        claim = await asyncio.to_thread(self._claims.get, uid, digest)
         if claim is None:
             return False
         end = await self._remove(uid, claim)
         # Who uses it now is not ours; so is it no more.
-        await self._workshop.thread(self._claims.drop, uid, digest)
+        await asyncio.to_thread(self._claims.drop, uid, digest)
         if end in {End.IN_USE, End.NAMED}:
             _log.info("%s (%s) stays in podman's storage: %s", entry.id, entry.summary, end.value)
         return end in {End.REMOVED, End.GONE}
@@ -186,7 +189,7 @@ class Kept:
 
     async def sweep(self) -> None:
         """Removes images that an earlier daemon pulled and that have no object."""
-        for uid, name, claim in await self._workshop.thread(lambda: list(self._claims.all())):
+        for uid, name, claim in await asyncio.to_thread(lambda: list(self._claims.all())):
             if "image" not in claim:
                 continue
             key = ObjectKey(uid, _KIND, name)
@@ -203,7 +206,7 @@ class Kept:
         end = await self._remove(key.owner, claim)
         _log.info("%s, which nothing refers to: %s", key.id, end.value)
         if end is not End.IN_USE:
-            await self._workshop.thread(self._claims.drop, key.owner, key.digest)
+            await asyncio.to_thread(self._claims.drop, key.owner, key.digest)
 
     # what others do to the storage
 
@@ -223,7 +226,7 @@ class Kept:
             EnvError: podman cannot be used.
         """
         for storage in await self._in_use():
-            stamp = await self._workshop.thread(storage.stamp)
+            stamp = await asyncio.to_thread(storage.stamp)
             if self._looked.get((storage.uid, str(storage.root))) != stamp:
                 await self.look_around(storage)
 
@@ -249,7 +252,7 @@ class Kept:
             if (entry.key.owner, entry.details["root"]) == (storage.uid, str(storage.root))
         }
         ours = {image for image, entry in mine.items() if entry.details["pulled"]}
-        stamp = await self._workshop.thread(storage.stamp)
+        stamp = await asyncio.to_thread(storage.stamp)
         try:
             there, chains = await storage.service.call(partial(self._foreign_chains, ours))
         except FAILURES as error:

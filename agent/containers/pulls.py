@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from ray_envd.agent.containers.kept import FAILURES, Kept
+from ray_envd.agent.containers.kept import FAILURES, GoneError, Kept
 from ray_envd.agent.containers.storage import Storage
 from ray_envd.agent.errors import NetworkError
 from ray_envd.agent.image_reference import Reference
@@ -86,6 +86,7 @@ class Pulls:
         """The id of the image that a reference names in its registry, which is here now.
 
         Raises:
+            GoneError: somebody has removed it at once.
             EnvError: it cannot be had.
         """
         name = ("pull", storage.uid, str(storage.root), str(reference))
@@ -133,15 +134,13 @@ class Pulls:
         self._noted.add((storage.uid, note))
         try:
             await self._workshop.thread(self._claims.put, storage.uid, note, said)
-            try:
-                await self._fetch(storage, reference, field, progress)
-                image = await self._claimed(storage, reference, before, progress.done, started)
-            except MissingError as error:
-                raise NetworkError(f"{reference} was removed as soon as it was here", field=field) from error
-            except BaseException:
-                await to_the_end(self._undo(storage, note, said))
-                raise
+            await self._fetch(storage, reference, field, progress)
+            claiming = self._claimed(storage, reference, before, progress.done, started)
+            image = await self._asked(claiming, reference, field)
             await self._workshop.thread(self._claims.drop, storage.uid, note)
+        except BaseException:
+            await to_the_end(self._undo(storage, note, said))
+            raise
         finally:
             self._noted.discard((storage.uid, note))
         # In the same room, so that there is no moment in which its bytes count nowhere.
@@ -161,6 +160,8 @@ class Pulls:
     async def _asked(self, question: Awaitable[T], reference: Reference, field: str) -> T:
         try:
             return await question
+        except MissingError as error:
+            raise GoneError(str(error)) from error
         except ApiError as error:
             raise pull_error(str(error), str(reference), field) from error
         except UnreachableError as error:

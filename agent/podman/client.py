@@ -166,7 +166,10 @@ class Client:
             )
 
         response = _answered(ask)
-        _answered(lambda: _follow(response, on_step))
+        try:
+            _answered(lambda: _follow(response, on_step))
+        except MissingError as error:  # in the registry: to callers it means podman's own storage
+            raise ApiError(str(error)) from error
 
 
 def _follow(response: APIResponse, on_step: Callable[[Step], None]) -> None:

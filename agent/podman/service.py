@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ray_envd.agent import process
-from ray_envd.agent.errors import EnvError
+from ray_envd.agent.errors import DrainingError, EnvError
 from ray_envd.agent.podman.faults import failure
 from ray_envd.agent.podman.host import Hosts
 from ray_envd.agent.podman.info import PodmanInfo
@@ -53,6 +53,7 @@ class _Threads:
     """In which podman is waited for.
 
     Attributes:
+        closed: nothing is asked any more.
         mark: in the names of folders that are this daemon's.
         swept: the uids of users whose folders an earlier daemon may have left no more.
         sweeping: while they are swept none are made.
@@ -60,6 +61,7 @@ class _Threads:
 
     def __init__(self, store: Path) -> None:
         self.mark = hashlib.sha256(str(store).encode()).hexdigest()[:8]
+        self.closed = False
         self.swept: set[int] = set()
         self.sweeping = asyncio.Lock()
         self._pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="podman")
@@ -68,6 +70,7 @@ class _Threads:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
     def close(self) -> None:
+        self.closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -128,6 +131,8 @@ class Service:
 
     async def _reachable(self) -> Path:
         async with self._starting:
+            if self._threads.closed:
+                raise DrainingError("the daemon is shutting down")
             if self._socket is None or not await self._threads.run(_listens, self._socket):
                 self._socket = await self._found() or await self._started()
             found: Path = self._socket
@@ -190,6 +195,11 @@ class Services:
         self._hosts, self._threads = hosts, _Threads(store)
         self._services: dict[tuple[int, frozenset[tuple[str, str]]], Service] = {}
 
+    @property
+    def mark(self) -> str:
+        """In the names of the folders of sockets: those of one daemon's store."""
+        return self._threads.mark
+
     def of(self, owner: Owner, environment: Mapping[str, str]) -> Service:
         """A user's service.
 
@@ -205,6 +215,7 @@ class Services:
 
     async def close(self) -> None:
         """Ends all of them."""
+        self._threads.closed = True
         await asyncio.gather(*(service.close() for service in self._services.values()))
         self._threads.close()
 

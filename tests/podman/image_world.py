@@ -99,14 +99,17 @@ class ImageNode:
         self.integrity = Integrity(self.workshop, self.references, lambda: False)
         self.events: list[Event] = []
 
-    async def session(self, name: str = "s", attempts: int = 1, **environment: str) -> Session:
+    async def session(
+        self, name: str = "s", attempts: int = 1, owner: Owner | None = None, **environment: str
+    ) -> Session:
         """A raylet's, with podman's world in its environment; podman itself tries a few times."""
         folder = self.folder / name
-        await asyncio.to_thread(folder.mkdir, exist_ok=True)
+        owner = owner or Owner.current()
+        await asyncio.to_thread(_make_folder, folder, owner)
         told = {"PATH": os.environ["PATH"], "HOME": str(folder), **self.world.variables, **environment}
         session = Session(
             name,
-            Owner.current(),
+            owner,
             "/ray/python",
             told,
             folder,
@@ -153,6 +156,11 @@ class ImageNode:
         await self.images.close()
         for each in (self.workshop, self._logs, self.references, self.store):
             await asyncio.to_thread(each.close)
+
+
+def _make_folder(folder: Path, owner: Owner) -> None:
+    folder.mkdir(exist_ok=True)
+    os.chown(folder, owner.uid, owner.gid)
 
 
 def ask(image: Any, timeout: int = 0) -> Ask:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from fetch_servers import Authority
 from helpers import wait_until
 from image_world import MIB, ImageNode, Toll, random_image
 from podman_world import PodmanWorld
@@ -230,6 +231,35 @@ async def test_a_registry_with_a_password(tmp_path: Path, podman_folder: Path) -
         known = await node.session("s", REGISTRY_AUTH_FILE=str(tmp_path / "auth.json"))
         assert (await node.obtain(known, name)).id == made.id
         assert "sesame" not in await asyncio.to_thread(node.log)
+    finally:
+        await node.close()
+        await asyncio.to_thread(world.close)
+        await asyncio.to_thread(guarded.stop)
+
+
+async def test_a_registry_with_a_certificate_of_a_private_authority(
+    tmp_path: Path, podman_folder: Path
+) -> None:
+    """It is refused until the authority stands where podman looks for it; then the image comes."""
+    plain = await asyncio.to_thread(Registry(tmp_path / "tls").start)
+    made = await asyncio.to_thread(random_image, podman_folder / "layers", 0.1, seed=9)
+    name = plain.push(made, "pulls/private")
+    await asyncio.to_thread(plain.stop)
+    authority = await asyncio.to_thread(Authority.at, tmp_path)
+    files = (authority.certificate, authority.certificate)
+    guarded = Registry(tmp_path / "tls", certificate=files, port=plain.port)
+    world = await asyncio.to_thread(lambda: PodmanWorld.make(podman_folder / "private", small=False))
+    node = await ImageNode.make(tmp_path / "node", world)
+    await asyncio.to_thread(guarded.start)
+    try:
+        session = await node.session()
+        with pytest.raises(EnvError, match="certificate is not trusted") as failed:
+            await node.obtain(session, name)
+        assert failed.value.code == "registry_trust"
+        trusted = Path(session.environment["HOME"], ".config/containers/certs.d", guarded.address)
+        await asyncio.to_thread(trusted.mkdir, parents=True)
+        await asyncio.to_thread((trusted / "ca.crt").write_bytes, authority.ca.read_bytes())
+        assert (await node.obtain(session, name)).id == made.id
     finally:
         await node.close()
         await asyncio.to_thread(world.close)

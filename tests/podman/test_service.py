@@ -1,0 +1,108 @@
+"""Podman's service: started as the right user when it is needed, and again when it has died."""
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from image_world import MIB, ImageNode, random_image
+from podman_world import PodmanWorld
+from registries import Registry
+from users import User
+
+from ray_envd.agent.errors import DrainingError, EnvError
+from ray_envd.agent.podman.environment import podman_environment
+from ray_envd.agent.podman.host import Hosts
+from ray_envd.agent.podman.service import Service, Services
+from ray_envd.cache.owner import Owner
+
+
+@pytest.fixture(scope="module")
+def world(podman_folder: Path) -> Iterator[PodmanWorld]:
+    made = PodmanWorld.make(podman_folder / "service", small=False)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def services(tmp_path: Path) -> AsyncIterator[Services]:
+    made = Services(tmp_path, Hosts())
+    yield made
+    await made.close()
+
+
+async def of(services: Services, world: PodmanWorld, **more: str) -> Service:
+    owner = Owner.current()
+    told = {"PATH": os.environ["PATH"], "HOME": str(world.folder), **world.variables, **more}
+    return services.of(owner, await asyncio.to_thread(podman_environment, owner, told))
+
+
+def _sockets(services: Services) -> list[Path]:
+    """Blocking."""
+    return list(Path("/tmp").glob(f"ray-envd-podman-{services.mark}-*/s"))
+
+
+async def test_a_service_is_started_when_asked_and_again_when_it_has_died(
+    services: Services, world: PodmanWorld
+) -> None:
+    """One for all who ask at once, behind a folder that is closed to others; nothing is left at the end."""
+    service = await of(services, world)
+    told = await asyncio.gather(*(service.call(lambda client: client.info()) for _ in range(3)))
+    assert {each["store"]["graphRoot"] for each in told} == {f"{world.folder}/graph"}
+    (first,) = await asyncio.to_thread(_sockets, services)
+    assert stat.S_IMODE((await asyncio.to_thread(first.parent.stat)).st_mode) == 0o700
+    await service.close()
+    assert await service.call(lambda client: client.images()) == []
+    (second,) = await asyncio.to_thread(_sockets, services)
+    assert second != first
+    await services.close()
+    assert await asyncio.to_thread(_sockets, services) == []
+    with pytest.raises(DrainingError):
+        await service.call(lambda client: client.images())
+
+
+async def test_what_is_wrong_with_podman_is_told(
+    services: Services, world: PodmanWorld, tmp_path: Path
+) -> None:
+    """None on the PATH; one whose service says why it does not start."""
+    (tmp_path / "none").mkdir()
+    broken = tmp_path / "broken" / "podman"
+    broken.parent.mkdir()
+    await asyncio.to_thread(
+        broken.write_text,
+        '#!/bin/sh\n[ "$1" = system ] && echo "sockets are out of stock" && exit 125\n'
+        'exec /usr/bin/podman "$@"\n',
+    )
+    await asyncio.to_thread(broken.chmod, 0o755)
+    service = await of(services, world, PATH=f"{broken.parent}:/usr/bin:/bin")
+    with pytest.raises(EnvError, match="start its service") as failed:
+        await service.call(lambda client: client.images())
+    assert failed.value.output == ("sockets are out of stock",)
+
+
+@pytest.mark.usefixtures("other_users")
+async def test_images_of_an_ordinary_user(podman_folder: Path, registry: Registry) -> None:
+    """Pulled into his storage by his own service, sized, guarded, and removed from there with his rights."""
+    user = await asyncio.to_thread(User.make, podman_folder)
+    world = await asyncio.to_thread(
+        lambda: PodmanWorld.make(user.home / "world", [registry.address], small=False, user=user)
+    )
+    made = random_image(podman_folder / "layers", 1, seed=40)
+    name = registry.push(made, "service/rootless")
+    node = await ImageNode.make(podman_folder / "node", world)
+    try:
+        session = await node.session(owner=Owner.of(user.uid, user.gid))
+        image = await node.obtain(session, name)
+        assert (image.id, image.is_new, image.entry.key.owner) == (made.id, True, user.uid)
+        assert abs(node.store.stored_bytes() - MIB) < MIB // 10
+        sign = Path(str(image.entry.details["root"]), "overlay-images", made.id, "manifest")
+        assert sign.is_relative_to(user.home)
+        assert (await asyncio.to_thread(sign.stat)).st_uid == user.uid
+        assert list(image.entry.facts.stamps) == [str(sign)]
+        await node.collector.collect(0)
+        assert await asyncio.to_thread(world.images) == []
+    finally:
+        await node.close()
+        await asyncio.to_thread(world.close)
