@@ -64,6 +64,7 @@ def _sizes(store: Store) -> dict[str, int]:
     return {
         "objects": len(entries),
         "object_bytes": ledger.total,
+        "image_bytes": ledger.beyond,
         "apparent_bytes": sum(entry.size.apparent for entry in entries),
         "exclusive_bytes": sum(ledger.exclusive(entry.size) for entry in entries),
         "other_bytes": other_bytes(store),

@@ -15,12 +15,14 @@ class Share:
         holders: how many objects have it.
         outside: whether uv's cache has it as well, so that no removal of objects frees it.
         foreign: whether somebody has it who will not give it up for us: an image that we did not pull.
+        is_layer: whether it stands outside of the store.
     """
 
     bytes: int
     holders: int
     outside: bool
     foreign: bool = False
+    is_layer: bool = False
 
     @property
     def is_ours(self) -> bool:
@@ -44,6 +46,11 @@ class Ledger:
     def total(self) -> int:
         """Bytes on disk of all objects: each file once, those of uv's cache not (it is counted by itself)."""
         return self.private + sum(share.bytes for share in self.shares.values() if share.is_ours)
+
+    @property
+    def beyond(self) -> int:
+        """What of :attr:`total` stands outside of the store: layers of images."""
+        return sum(share.bytes for share in self.shares.values() if share.is_ours and share.is_layer)
 
     @property
     def outside(self) -> int:

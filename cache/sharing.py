@@ -4,22 +4,24 @@ from collections.abc import Mapping
 
 from ray_envd.cache.ledger import Ledger, Share
 from ray_envd.cache.records import Object
+from ray_envd.cache.sizes import Unit
 
 
 class _Shared:
     """A unit and those who have it."""
 
-    __slots__ = ("bytes", "foreign", "holders", "links")
+    __slots__ = ("bytes", "foreign", "holders", "is_layer", "links")
 
-    def __init__(self, size: int, *, links: int = 0, foreign: bool = False) -> None:
-        self.bytes, self.links, self.foreign = size, links, foreign
+    def __init__(self, unit: Unit) -> None:
+        # Until somebody is asked, others are taken to have it: nothing is collected on a guess.
+        self.bytes, self.is_layer = unit.bytes, not unit.sample
+        self.foreign, self.links = self.is_layer, 0 if self.is_layer else 1
         self.holders: list[Object] = []
 
     @property
     def outside(self) -> bool:
         """Each holder has each file once; who has further links is not one of the store's objects."""
-        # A layer of an image has no links at all.
-        return self.links > len(self.holders)
+        return not self.is_layer and self.links > len(self.holders)
 
 
 class Sharing:
@@ -42,9 +44,7 @@ class Sharing:
         for unit in size.units:
             shared = self._units.get(unit.id)
             if shared is None:
-                # Until somebody is asked, others are taken to have it: nothing is collected on a guess.
-                guess = _Shared(unit.bytes, links=1) if unit.sample else _Shared(unit.bytes, foreign=True)
-                shared = self._units[unit.id] = guess
+                shared = self._units[unit.id] = _Shared(unit)
             self.total -= _counted(shared)
             shared.holders.append(each)
             shared.links += 1
@@ -91,7 +91,7 @@ class Sharing:
     def ledger(self) -> Ledger:
         """All of it, as a value."""
         shares = {
-            name: Share(shared.bytes, len(shared.holders), shared.outside, shared.foreign)
+            name: Share(shared.bytes, len(shared.holders), shared.outside, shared.foreign, shared.is_layer)
             for name, shared in self._units.items()
         }
         return Ledger(self._private, shares)

@@ -199,6 +199,11 @@ def show_stats(stats: Stats) -> None:
             "objects": f"{bytes_text(stats.apparent_bytes)} if nothing were shared;"
             f" {bytes_text(stats.exclusive_bytes)} of one object alone,"
             f" {bytes_text(stats.shared_bytes)} of several, the rest is in uv's cache",
+            **(
+                {"images": f"{bytes_text(stats.image_bytes)} of them, in podman's storage"}
+                if stats.image_bytes
+                else {}
+            ),
             **({"damaged": f"{stats.damaged} objects: see `ray-envd verify`"} if stats.damaged else {}),
             "on disk": f"{bytes_text(stats.store_bytes)}, of which {bytes_text(stats.other_bytes)} are"
             " books, logs and unfinished things",

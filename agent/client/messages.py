@@ -134,6 +134,7 @@ class Stats:
     exclusive_bytes: int
     other_bytes: int
     damaged: int
+    image_bytes: int
 
     @property
     def used_bytes(self) -> int:
@@ -142,8 +143,8 @@ class Stats:
 
     @property
     def store_bytes(self) -> int:
-        """What the store's folder takes on disk."""
-        return self.object_bytes + self.uv_cache_bytes + self.other_bytes
+        """What the store's folder takes on disk; images are in podman's storage."""
+        return self.object_bytes - self.image_bytes + self.uv_cache_bytes + self.other_bytes
 
     @property
     def shared_bytes(self) -> int:

@@ -152,7 +152,7 @@ class StatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatsReply(_message.Message):
-    __slots__ = ("version", "pid", "uptime_seconds", "store", "objects", "object_bytes", "uv_cache_bytes", "budget_bytes", "reserved_bytes", "disk_free_bytes", "disk_total_bytes", "sessions", "references", "hits", "misses", "builds", "failures", "building", "resident_bytes", "draining", "apparent_bytes", "exclusive_bytes", "other_bytes", "damaged")
+    __slots__ = ("version", "pid", "uptime_seconds", "store", "objects", "object_bytes", "uv_cache_bytes", "budget_bytes", "reserved_bytes", "disk_free_bytes", "disk_total_bytes", "sessions", "references", "hits", "misses", "builds", "failures", "building", "resident_bytes", "draining", "apparent_bytes", "exclusive_bytes", "other_bytes", "damaged", "image_bytes")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -177,6 +177,7 @@ class StatsReply(_message.Message):
     EXCLUSIVE_BYTES_FIELD_NUMBER: _ClassVar[int]
     OTHER_BYTES_FIELD_NUMBER: _ClassVar[int]
     DAMAGED_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     version: str
     pid: int
     uptime_seconds: float
@@ -201,7 +202,8 @@ class StatsReply(_message.Message):
     exclusive_bytes: int
     other_bytes: int
     damaged: int
-    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., store: _Optional[str] = ..., objects: _Optional[int] = ..., object_bytes: _Optional[int] = ..., uv_cache_bytes: _Optional[int] = ..., budget_bytes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., sessions: _Optional[int] = ..., references: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., builds: _Optional[int] = ..., failures: _Optional[int] = ..., building: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., draining: _Optional[bool] = ..., apparent_bytes: _Optional[int] = ..., exclusive_bytes: _Optional[int] = ..., other_bytes: _Optional[int] = ..., damaged: _Optional[int] = ...) -> None: ...
+    image_bytes: int
+    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., store: _Optional[str] = ..., objects: _Optional[int] = ..., object_bytes: _Optional[int] = ..., uv_cache_bytes: _Optional[int] = ..., budget_bytes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., sessions: _Optional[int] = ..., references: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., builds: _Optional[int] = ..., failures: _Optional[int] = ..., building: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., draining: _Optional[bool] = ..., apparent_bytes: _Optional[int] = ..., exclusive_bytes: _Optional[int] = ..., other_bytes: _Optional[int] = ..., damaged: _Optional[int] = ..., image_bytes: _Optional[int] = ...) -> None: ...
 
 class GcRequest(_message.Message):
     __slots__ = ("dry_run", "target_bytes")
