@@ -32,7 +32,11 @@ def install_ray(version: str, target: Path) -> Path:
 
 @dataclass
 class RayNode:
-    """A one-node cluster of its own: ports, temporary folder, token and processes are nobody else's."""
+    """A one-node cluster of its own: ports, temporary folder, token and processes are nobody else's.
+
+    Attributes:
+        identity: arguments of ``subprocess`` where it and its drivers run as another user; root only.
+    """
 
     python: Path
     folder: Path
@@ -45,6 +49,7 @@ class RayNode:
     process: subprocess.Popen[bytes] | None = None
     ports: list[int] = field(default_factory=list)
     starts: int = 0
+    identity: dict[str, Any] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
@@ -85,6 +90,8 @@ class RayNode:
         token = self.folder / "token"
         token.touch(mode=0o600)
         token.write_text(self.token)
+        for path in (self.folder, token) if self.identity else ():
+            os.chown(path, self.identity["user"], self.identity["group"])
         try:
             return self._start(deadline)
         except NodeError:
@@ -104,6 +111,7 @@ class RayNode:
                 env=self.variables(),
                 cwd=self.folder,
                 start_new_session=True,
+                **self.identity,
             )
         self._wait_started(self.process, log, deadline)
         return self
@@ -185,7 +193,7 @@ class RayNode:
             text=True,
             env=environment,
             cwd=changes.pop("cwd", self.folder),
-            **{**streams, **changes},
+            **{**streams, **self.identity, **changes},
         )
 
     def run(self, script: Path, payload: Any, timeout: float = 180.0, **changes: Any) -> "Answer":

@@ -30,14 +30,16 @@ names += ["VIRTUAL_ENV"]
 answer = {name: os.environ.get(name) for name in names}
 answer |= {"cwd": os.getcwd(), "pid": os.getpid(), "python": sys.executable}
 answer |= {"ground": envd_ground.__version__}
-answer |= {"inside": os.path.exists("/run/.containerenv"), "argv": open("/proc/self/cmdline").read().strip("\\0")}
+answer |= {"inside": os.path.exists("/run/.containerenv")}
+answer |= {"argv": open("/proc/self/cmdline").read().strip("\\0")}
 """
 
 
 @pytest.fixture(scope="module")
-def container_daemon(workspace: Path, podman_world: PodmanWorld) -> Iterator[Daemon]:
-    """Its podman ends before the world does."""
-    folder = Path(tempfile.mkdtemp(prefix="d", dir=workspace))
+def container_daemon(podman_folder: Path, podman_world: PodmanWorld) -> Iterator[Daemon]:
+    """Where every user reaches it; its podman ends before the world does."""
+    folder = podman_folder / "workers"
+    folder.mkdir()
     daemon = Daemon.at(folder).start()
     yield daemon
     daemon.stop()
@@ -181,6 +183,27 @@ def test_containers_go_with_their_raylet(node: RayNode, image: str, podman_world
     finally:
         process.kill()
         process.communicate()
+
+
+def test_an_ordinary_users_cluster(
+    container_daemon: Daemon, rootless_world: PodmanWorld, pythons: Callable[[str], Path]
+) -> None:
+    """Root's daemon serves him, with his podman and his rights; his containers go with their workers."""
+    user = rootless_world.user
+    assert user is not None
+    environment = {**rootless_world.variables, "RAY_ENVD_SOCKET": str(container_daemon.socket)}
+    del environment["PATH"]  # the cluster has its own
+    node = RayNode(pythons("2.60.0"), user.home / "c", environment, identity=rootless_world.identity)
+    code = "import os; answer = [os.environ['A'], os.getuid(), os.path.exists('/run/.containerenv')]"
+    # A limit that takes effect with cgroups v2 only is no reason to fail without.
+    image = {"uri": "localhost/small:latest", "memory": "2GiB"}
+    try:
+        node.start()
+        reply = ask(node, task(code, {"image": image, "env_vars": {"A": SECRET}}))
+        assert reply.value == [SECRET, user.uid, True]
+        settled(rootless_world, 30)
+    finally:
+        node.stop()
 
 
 _HOLD = """
