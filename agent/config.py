@@ -142,6 +142,18 @@ class Settings:
             shown="none: python3 of the daemon's PATH",
         )
     )
+    warm_file: Path | None = field(
+        metadata=_row(
+            OPTIONAL_PATH,
+            NONE,
+            "TOML or JSON file of runtime envs that the daemon prepares by itself and keeps pinned.",
+        )
+    )
+    ready_when_warm: bool = field(
+        metadata=_row(
+            SWITCH, "false", "Whether /readyz waits for all of warm_file, but for what can never be had."
+        )
+    )
     max_bytes: Size = field(
         metadata=_row(SHARE, "80%", "Budget of everything stored, in bytes or percent of the disk.")
     )

@@ -200,6 +200,13 @@ def _check(settings: Settings, values: Mapping[str, Value]) -> None:
     _check_socket(settings, values)
     _check_addresses(settings, values)
     _check_watermarks(settings, values)
+    if settings.ready_when_warm and settings.warm_file is None:
+        raise _wrong(
+            values,
+            "ready_when_warm",
+            "there is nothing to wait for",
+            f"name a file with {TABLE['warm_file'].flag}",
+        )
 
 
 def _wrong(values: Mapping[str, Value], name: str, reason: str, remedy: str) -> ConfigError:

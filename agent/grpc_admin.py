@@ -10,8 +10,10 @@ import grpc
 from grpc import aio
 
 from ray_envd import __version__
+from ray_envd.agent import grpc_events
 from ray_envd.agent.collector import Collector
-from ray_envd.agent.errors import EnvError, Retry
+from ray_envd.agent.errors import EnvError
+from ray_envd.agent.grpc_prefetch import prefetch
 from ray_envd.agent.grpc_verify import verify
 from ray_envd.agent.integrity.service import Integrity
 from ray_envd.agent.link_server import LinkServer
@@ -20,6 +22,7 @@ from ray_envd.agent.local_sessions import LocalSessions
 from ray_envd.agent.manager import Ask, Manager
 from ray_envd.agent.pb import admin_pb2 as pb
 from ray_envd.agent.pb import admin_pb2_grpc as services
+from ray_envd.agent.prefetch import Prefetcher
 from ray_envd.agent.progress import Event
 from ray_envd.agent.sessions import Session
 from ray_envd.agent.status import Status
@@ -45,6 +48,7 @@ class AdminService(services.AdminServiceServicer):
         self,
         manager: Manager,
         sessions: LocalSessions,
+        prefetcher: Prefetcher,
         links: LinkServer,
         collector: Collector,
         integrity: Integrity,
@@ -52,7 +56,7 @@ class AdminService(services.AdminServiceServicer):
         drain: Drain,
     ) -> None:
         self._manager, self._sessions, self._links = manager, sessions, links
-        self._collector, self._integrity = collector, integrity
+        self._prefetcher, self._collector, self._integrity = prefetcher, collector, integrity
         self._status, self._drain = status, drain
         self._listing = Listing(manager.workshop.store, manager.references)
 
@@ -80,7 +84,7 @@ class AdminService(services.AdminServiceServicer):
                     # Ends when the caller closes the stream: gRPC cancels this coroutine then.
                     await asyncio.Event().wait()
         except EnvError as error:
-            yield pb.CreateRuntimeEnvEvent(failure=_failure(error))
+            yield pb.CreateRuntimeEnvEvent(failure=grpc_events.failure(error))
 
     async def _create(
         self, session: Session, ask: Ask, started: float
@@ -90,7 +94,7 @@ class AdminService(services.AdminServiceServicer):
         task.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
-                yield pb.CreateRuntimeEnvEvent(progress=_progress(event))
+                yield pb.CreateRuntimeEnvEvent(progress=grpc_events.progress(event))
             env = await task
         finally:
             task.cancel()
@@ -102,6 +106,14 @@ class AdminService(services.AdminServiceServicer):
                 objects=[key.id for key in env.objects],
             )
         )
+
+    async def Prefetch(  # noqa: N802
+        self, request: pb.PrefetchRequest, _context: Context
+    ) -> AsyncIterator[pb.PrefetchEvent]:
+        """Prepares many, for whoever asks for them later."""
+        async with contextlib.aclosing(prefetch(self._prefetcher, request)) as events:
+            async for event in events:
+                yield event
 
     # objects
 
@@ -194,15 +206,3 @@ class AdminService(services.AdminServiceServicer):
 async def _abort(context: Context, error: cache_errors.StoreError) -> None:
     code = next((c for kind, c in _CODES.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
     await context.abort(code, str(error))
-
-
-def _progress(event: Event) -> pb.ProgressEvent:
-    return pb.ProgressEvent(
-        field=event.field, phase=event.phase, detail=event.detail, done=event.done, total=event.total
-    )
-
-
-def _failure(error: EnvError) -> pb.CreateRuntimeEnvFailure:
-    return pb.CreateRuntimeEnvFailure(
-        code=error.code, message=str(error), transient=error.retry is not Retry.PERMANENT
-    )

@@ -1,5 +1,8 @@
 """What Prometheus is told. One registry per daemon, so that tests can have several."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ray_envd.agent.slots import Slots
@@ -71,6 +74,12 @@ class Metrics:
             ["lane"],
             registry=registry,
         )
+        self.warm = Gauge(
+            "ray_envd_warm_envs",
+            "Runtime envs of the warm file, by state: wanted (all of them), ready, failed (so far).",
+            ["state"],
+            registry=registry,
+        )
         self.loop_lag = Gauge(
             "ray_envd_loop_lag_seconds",
             "How late the event loop woke from its last timer.",
@@ -83,6 +92,15 @@ class Metrics:
         self.slots.labels("young").set_function(lambda: slots.young)
         self.slots.labels("old").set_function(lambda: slots.old)
 
+    def watch_warm(self, count: Callable[[], Mapping[str, int]]) -> None:
+        """Has the states of the warm file's envs counted each time the figures are asked for."""
+        for state in count():
+            self.warm.labels(state).set_function(partial(_of, count, state))
+
     def render(self) -> bytes:
         """The text format of Prometheus, version 0.0.4."""
         return generate_latest(self.registry)
+
+
+def _of(count: Callable[[], Mapping[str, int]], state: str) -> float:
+    return count()[state]

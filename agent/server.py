@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -44,6 +45,7 @@ from ray_envd.agent.manager import Manager
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.packages import Packages
 from ray_envd.agent.podman.host import Hosts
+from ray_envd.agent.prefetch import Prefetcher
 from ray_envd.agent.preparation import Preparation
 from ray_envd.agent.python.interpreter import Interpreters
 from ray_envd.agent.setup_log import SetupLogWriter
@@ -52,11 +54,14 @@ from ray_envd.agent.status import Status
 from ray_envd.agent.status_http import StatusFace
 from ray_envd.agent.trees import Trees
 from ray_envd.agent.unpacking import Unpacker
+from ray_envd.agent.warm import Pauses, Warm
+from ray_envd.agent.warm_file import Wanted
 from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.archive import ArchiveLimits
 from ray_envd.cache.budget import Budget
 from ray_envd.cache.errors import StoreLockedError
 from ray_envd.cache.gc import Limits
+from ray_envd.cache.pins import Pins
 from ray_envd.cache.references import References
 from ray_envd.cache.store import Store
 
@@ -132,12 +137,23 @@ class Daemon:
             on_change=self._sessions_changed,
         )
         self._sessions = LocalSessions(self.manager, store, settings.python)
+        prefetcher = Prefetcher(self.manager, self._sessions)
+        self.warm = Warm(
+            prefetcher,
+            store,
+            Pins(store, store.layout.warm_pins),
+            settings.warm_file,
+            self.workshop.thread,
+            Pauses(refresh=max(60.0, settings.resolution_ttl)),
+        )
+        self.metrics.watch_warm(self.warm.count)
         self._status = Status(
-            self.manager, self.collector, budget, str(settings.store), settings.budget_bytes
+            self.manager, self.collector, self.warm, budget, str(settings.store), settings.budget_bytes
         )
         admin = AdminService(
             self.manager,
             self._sessions,
+            prefetcher,
             self.links,
             self.collector,
             self.integrity,
@@ -152,8 +168,8 @@ class Daemon:
 
     # start
 
-    async def start(self) -> None:
-        """Listens everywhere; the store is open and recovered already."""
+    async def start(self, wanted: Wanted) -> None:
+        """Listens everywhere and begins to warm; the store is open and recovered already."""
         self._inner.parent.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(_remove_stale, self.settings.socket)
         self._inner.mkdir(mode=0o700)
@@ -174,13 +190,14 @@ class Daemon:
         self._spawn(self._keep_synced(), "sync")
         if self.settings.idle_exit:
             self._spawn(self._end_when_idle(self.settings.idle_exit), "idle exit")
+        self.warm.start(wanted)
         await self._grpc.set_serving(True)
         self._ready = True
 
-    async def _end_local_sessions(self, recorded: Mapping[str, object]) -> None:
+    async def _end_local_sessions(self, recorded: Mapping[str, Mapping[str, Any]]) -> None:
         """Callers of an earlier daemon's command line are gone with their streams."""
         for session_id in [sid for sid in recorded if sid.startswith("local-")]:
-            await self._sessions.end_lost(session_id)
+            await self._sessions.end_lost(session_id, recorded[session_id])
 
     async def _start_http(self) -> None:
         address = self.settings.http
@@ -194,10 +211,16 @@ class Daemon:
             _log.warning("no metrics: cannot listen on %s:%d: %s", *address, error)
             return
         listener.setblocking(False)
-        face = StatusFace(self.metrics, lambda: self._ready and not self.manager.draining)
+        face = StatusFace(self.metrics, self._missing)
         self._http = HttpServer(face, max_body=0)
         await self._http.start(listener)
         _log.info("metrics and health on http://%s:%d", *listener.getsockname()[:2])
+
+    def _missing(self) -> list[str]:
+        """Why the daemon is not ready."""
+        if not self._ready or self.manager.draining:
+            return ["it starts or ends"]
+        return self.warm.missing() if self.settings.ready_when_warm else []
 
     async def _start_tcp(self) -> None:
         if self.settings.tcp is None:
@@ -272,6 +295,7 @@ class Daemon:
         self._ready = False
         self.manager.draining = True
         await self._grpc.set_serving(False)
+        await self.warm.stop()  # nobody waits for it
         cancelled = await self._finish_work()
         if not self._drained.done():
             self._drained.set_result(cancelled)
@@ -355,7 +379,7 @@ async def _signals(daemon: Daemon) -> AsyncIterator[None]:
             loop.remove_signal_handler(number)
 
 
-async def _run(settings: Settings) -> int:
+async def _run(settings: Settings, wanted: Wanted) -> int:
     if os.geteuid() == 0:
         # acting_as() changes a thread's uid and gid; groups of root's must not come along.
         os.setgroups([])
@@ -371,7 +395,7 @@ async def _run(settings: Settings) -> int:
     daemon = Daemon(settings, store)
     async with _signals(daemon):
         try:
-            await daemon.start()
+            await daemon.start(wanted)
         except BaseException:
             await daemon.stop()
             raise
@@ -396,11 +420,12 @@ def serve(settings: Settings) -> int:
 
     Raises:
         OSError: it cannot listen, or the store's folder cannot be used.
-        ConfigError: the TCP token cannot be read.
+        ConfigError: the warm file is wrong, or the TCP token cannot be read.
     """
+    wanted = Wanted.at(settings.warm_file)
     # Nothing of what is read at the start is garbage, and of a large store that is very much: to look at it
     # again and again takes a tenth of a second and more. Cycles are collected from when the daemon is ready.
     gc.disable()
     raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(settings))
+        return runner.run(_run(settings, wanted))

@@ -79,6 +79,7 @@ class Session:
         token: the cluster's bearer token, if requests must carry one.
         auth: whether requests must carry the token.
         connected: whether a link or caller is attached now.
+        turn: as whose its builds wait for their turn; empty: as its own.
     """
 
     id: str
@@ -101,6 +102,12 @@ class Session:
     started: float = field(default_factory=time.time)
     connected: bool = True
     settings: SessionSettings = field(default_factory=SessionSettings)
+    turn: str = ""
+
+    @property
+    def queue(self) -> str:
+        """The name under which its builds wait, see ``Slots``."""
+        return self.turn or self.id
 
     @cached_property
     def secrets(self) -> frozenset[str]:

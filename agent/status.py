@@ -8,6 +8,7 @@ from typing import Any
 
 from ray_envd.agent.collector import Collector
 from ray_envd.agent.manager import Manager
+from ray_envd.agent.warm import Warm
 from ray_envd.cache.budget import Budget
 from ray_envd.cache.store import Store
 from ray_envd.cache.usage import other_bytes
@@ -17,8 +18,9 @@ class Status:
     """Reads what others count."""
 
     def __init__(
-        self, manager: Manager, collector: Collector, budget: Budget, store: str, limit: int
+        self, manager: Manager, collector: Collector, warm: Warm, budget: Budget, store: str, limit: int
     ) -> None:
+        self._warm = warm
         self._manager, self._collector, self._budget = manager, collector, budget
         self._store, self._limit = store, limit
         self._started = time.monotonic()
@@ -52,6 +54,7 @@ class Status:
             "building": int(manager.metrics.registry.get_sample_value("ray_envd_building") or 0),
             "resident_bytes": resident_bytes(),
             "draining": manager.draining,
+            **{f"warm_{state}": count for state, count in self._warm.count().items()},
         }
 
     def _value(self, name: str, **labels: str) -> int:

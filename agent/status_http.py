@@ -1,6 +1,6 @@
 """HTTP on loopback for machines that watch: ``/metrics``, ``/healthz``, ``/readyz``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
 from ray_envd.agent.http import Request, Response
@@ -10,10 +10,14 @@ _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class StatusFace:
-    """``/healthz``: the event loop turns. ``/readyz``: new work is taken. No secrets, no tokens."""
+    """``/healthz``: the event loop turns. ``/readyz``: new work is taken, and what is wanted is warm.
 
-    def __init__(self, metrics: Metrics, ready: Callable[[], bool]) -> None:
-        self._metrics, self._ready = metrics, ready
+    No secrets, no tokens.
+    """
+
+    def __init__(self, metrics: Metrics, missing: Callable[[], Sequence[str]]) -> None:
+        """``missing`` says why the daemon is not ready, a line each; nothing if it is."""
+        self._metrics, self._missing = metrics, missing
 
     def __call__(self, request: Request) -> Response:
         """Routes a request."""
@@ -24,7 +28,9 @@ class StatusFace:
         if request.path == "/healthz":
             return Response.text("ok\n")
         if request.path == "/readyz":
-            ready = self._ready()
-            status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-            return Response.text("ready\n" if ready else "not ready\n", status)
+            missing = self._missing()
+            if not missing:
+                return Response.text("ready\n")
+            lines = "\n  ".join(missing)
+            return Response.text(f"not ready: {lines}\n", HTTPStatus.SERVICE_UNAVAILABLE)
         return Response.text("not found\n", HTTPStatus.NOT_FOUND)

@@ -312,7 +312,7 @@ class Bench:
             field=field,
             summary=self.spec.redactor(summary),
             reserve=reserve,
-            session=self.session.id,
+            session=self.session.queue,
             listener=self._forward,
         )
         self._held.append(entry)
@@ -330,16 +330,16 @@ class Bench:
             own.environment.update(self.environment)
             own.platform = self.platform
             try:
-                async with self.workshop.slots.slot(self.session.id, key, partial(_tell_queue, progress)):
+                async with self.workshop.slots.slot(self.session.queue, key, partial(_tell_queue, progress)):
                     return await work(own)
             finally:
                 own.close()
 
-        return await self.workshop.share(key, run, self.session.id, self._forward)
+        return await self.workshop.share(key, run, self.session.queue, self._forward)
 
     def slot(self) -> AbstractAsyncContextManager[None]:
         """A place for work that nobody shares, such as a question to a server."""
-        return self.workshop.slots.slot(self.session.id)
+        return self.workshop.slots.slot(self.session.queue)
 
     def hold(self, key: ObjectKey) -> Entry | None:
         """The object if it is there, held until this bench closes. Loop-safe."""

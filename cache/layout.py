@@ -15,6 +15,7 @@
                                    what each file of a sealed object was (manifest.py), 0700
       claims-v1/<uid>/<name>.json  what stands outside of the store by our doing (claims.py), 0700
       sessions-v1/<session>/       what each session references (references.py), 0700
+      warm-pins.json               what is pinned for the warm file (pins.py), 0600
       users/                       0711 if the daemon is root, else 0700
         <uid>/                     0700, that user's; touched only inside acting_as(owner)
           objects-v1/<kind>/<digest>/   objects, built at their final path
@@ -132,6 +133,11 @@ class Layout:
     def sessions(self) -> Path:
         """The folder of the sessions' references."""
         return self.root / "sessions-v1"
+
+    @property
+    def warm_pins(self) -> Path:
+        """The file that says what is pinned for the warm file."""
+        return self.root / "warm-pins.json"
 
     @property
     def users(self) -> Path:

@@ -24,6 +24,7 @@ COMMANDS = {
     "serve": ("daemon", "Run the daemon of this node."),
     "create": ("envs", "Prepare a runtime env, so that workers find it ready."),
     "run": ("envs", "Run a command in a runtime env, as a worker would be started."),
+    "prefetch": ("prefetch", "Prepare runtime envs before anybody asks for them."),
     "ls": ("store", "List what is stored."),
     "stats": ("store", "Show figures of the daemon."),
     "gc": ("store", "Remove what is not used, least worth first."),

@@ -1,83 +1,32 @@
 """``create`` and ``run``: runtime envs from the command line."""
 
-import fnmatch
 import json
-import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import click
 
-from ray_envd.agent.cli.common import CliError, Exit, State, interpreter_path, pass_state, shared_options
+from ray_envd.agent.cli.common import CliError, Exit, State, pass_state, shared_options
+from ray_envd.agent.cli.env_options import asked, env_options
 from ray_envd.agent.cli.events import view
 from ray_envd.agent.cli.holder import received, start_holder
 from ray_envd.agent.cli.spec_argument import read_spec
 from ray_envd.agent.client import Client, Context, Created, short_id
 from ray_envd.agent.client import Event as ClientEvent
-from ray_envd.agent.humanize import DURATION_FORMS, parse_duration
 from ray_envd.cache.text import seconds_text
 
-F = TypeVar("F", bound=Callable[..., Any])
 _EXAMPLE = """\b
 Example:
   ray-envd run '{"pip": ["six"]}' -- python -c 'import six; print(six.__file__)'
 """
 
 
-def _env_options(command: F) -> F:
-    for option in (
-        click.option(
-            "--pass-env",
-            "pass_env",
-            multiple=True,
-            metavar="NAME",
-            help="A variable of this shell that downloads and tools see, e.g. 'AWS_*'; may be repeated.",
-        ),
-        click.option(
-            "--timeout", metavar="DURATION", help="How long preparing may take, or none  [default: 10m]"
-        ),
-        click.option(
-            "--python", metavar="PATH", help="Interpreter to prepare for  [default: the daemon's `python`]"
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _request(
-    spec: str, *, python: str | None, timeout: str | None, pass_env: tuple[str, ...]
-) -> dict[str, Any]:
-    """The arguments of ``Client.create``."""
-    return {
-        "runtime_env": read_spec(spec),
-        "python": None if python is None else interpreter_path(python),
-        "setup_timeout_seconds": _timeout(timeout),
-        "environment": _passed(pass_env),
-    }
-
-
-def _timeout(text: str | None) -> int:
-    """Seconds as Ray means them: 0 is the default, -1 none."""
-    if text is None:
-        return 0
-    if text.lower() in {"none", "-1"}:
-        return -1
-    try:
-        return max(1, math.ceil(parse_duration(text)))
-    except ValueError as error:
-        raise click.BadParameter(f"{error}: {DURATION_FORMS}, or none", param_hint="--timeout") from None
-
-
-def _passed(patterns: tuple[str, ...]) -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if any(fnmatch.fnmatchcase(k, each) for each in patterns)}
-
-
 @click.command()
 @click.argument("spec")
-@_env_options
+@env_options
 @shared_options
 @pass_state
 def create(state: State, /, spec: str, **options: Any) -> None:
@@ -87,7 +36,7 @@ def create(state: State, /, spec: str, **options: Any) -> None:
     requirement files are read, as Ray's driver would. With --json each step is an object on a line of its
     own, and the last line is the result or the error.
     """
-    request = _request(spec, **options)
+    request = {"runtime_env": read_spec(spec), **asked(**options)}
     created = None
     with state.client() as client, view(as_json=state.json) as shown:
         for event in client.create(**request):
@@ -119,7 +68,7 @@ def _print_created(created: Created | None, *, as_json: bool) -> None:
 @click.command(epilog=_EXAMPLE)
 @click.argument("spec")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@_env_options
+@env_options
 @shared_options
 @pass_state
 def run(state: State, /, spec: str, command: tuple[str, ...], **options: Any) -> None:
@@ -129,7 +78,7 @@ def run(state: State, /, spec: str, command: tuple[str, ...], **options: Any) ->
     interpreter. The env stays referenced for as long as the command runs. This process becomes the
     command: signals and exit code are its own.
     """
-    request = _request(spec, **options)
+    request = {"runtime_env": read_spec(spec), **asked(**options)}
     socket = str(state.load().settings.socket)
 
     def events(client: Client) -> Iterator[ClientEvent]:

@@ -74,14 +74,14 @@ class Lines(_Plain):
     """A line for each phase, on stderr; running counts only where they begin."""
 
     def __init__(self) -> None:
-        self._last: tuple[str, str, str] | None = None
+        self._last: dict[str, tuple[str, str]] = {}  # of each field: they take turns
 
     def show(self, event: Event) -> None:
         """One step."""
-        step = (event.field, event.phase, event.detail)
-        if step != self._last:
+        step = (event.phase, event.detail)
+        if step != self._last.get(event.field):
             click.echo(event.line(), err=True)
-        self._last = step
+        self._last[event.field] = step
 
 
 class Bars:

@@ -209,10 +209,16 @@ def show_stats(stats: Stats) -> None:
             " books, logs and unfinished things",
             "disk": f"{bytes_text(stats.disk_free_bytes)} free of {bytes_text(stats.disk_total_bytes)}",
             "sessions": f"{stats.sessions}, {stats.references} references",
+            **({"warm": _warm(stats)} if stats.warm_wanted else {}),
             "asked for": f"{stats.hits} hits, {stats.misses} misses, {stats.failures} failures{share}",
             "builds": f"{stats.builds} done, {stats.building} running",
         }
     )
+
+
+def _warm(stats: Stats) -> str:
+    failed = f", {stats.warm_failed} failed: see the daemon's log" if stats.warm_failed else ""
+    return f"{stats.warm_ready} of {stats.warm_wanted} runtime envs of the warm file are ready{failed}"
 
 
 def _budget(stats: Stats) -> str:

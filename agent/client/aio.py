@@ -1,13 +1,14 @@
 """The client for programs with an event loop: the methods of :class:`Client`, to be awaited."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from ray_envd.agent.client import calls, messages
 from ray_envd.agent.client.calls import Call, RuntimeEnv
@@ -61,7 +62,7 @@ class AsyncClient:
         """The envs that callers of :meth:`get_or_create` asked for."""
         return await self._call(calls.envs_info(limit))
 
-    async def create(
+    def create(
         self,
         runtime_env: RuntimeEnv,
         *,
@@ -78,19 +79,28 @@ class AsyncClient:
             environment=environment,
             hold=hold,
         )
-        method = self._channel.unary_stream(
-            calls.CREATE,
-            request_serializer=pb.CreateRuntimeEnvRequest.SerializeToString,
-            response_deserializer=pb.CreateRuntimeEnvEvent.FromString,
+        return self._stream(calls.CREATE, request, pb.CreateRuntimeEnvEvent, messages.event)
+
+    def prefetch(
+        self,
+        runtime_envs: Iterable[RuntimeEnv],
+        *,
+        python: str | None = None,
+        setup_timeout_seconds: int = 0,
+        environment: Mapping[str, str] | None = None,
+        user: str = "",
+        pin: bool = False,
+    ) -> AsyncGenerator[messages.Prefetching, None]:
+        """Prepares envs side by side, and tells the steps of all; failures are told, not raised."""
+        request = calls.prefetch_request(
+            runtime_envs,
+            python=python,
+            setup_timeout_seconds=setup_timeout_seconds,
+            environment=environment,
+            user=user,
+            pin=pin,
         )
-        stream: Any = method(request, metadata=self._metadata)
-        try:
-            async for message in stream:
-                yield messages.event(message)
-        except grpc.RpcError as error:
-            raise await asyncio.to_thread(from_rpc, error, self._shown) from None
-        finally:
-            stream.cancel()
+        return self._stream(calls.PREFETCH, request, pb.PrefetchEvent, messages.prefetching)
 
     @asynccontextmanager
     async def hold(
@@ -147,23 +157,12 @@ class AsyncClient:
         """Lets an object be collected again."""
         return await self._call(calls.pin(object_id, pinned=False))
 
-    async def verify(
+    def verify(
         self, ids: Sequence[str] = (), *, repair: bool = False
     ) -> AsyncGenerator[messages.Verified, None]:
         """Reads every file of objects, all of them if none is named; one event each, in any order."""
-        method = self._channel.unary_stream(
-            calls.VERIFY,
-            request_serializer=pb.VerifyRequest.SerializeToString,
-            response_deserializer=pb.VerifyEvent.FromString,
-        )
-        stream: Any = method(pb.VerifyRequest(ids=ids, repair=repair), metadata=self._metadata)
-        try:
-            async for message in stream:
-                yield messages.verified(message)
-        except grpc.RpcError as error:
-            raise await asyncio.to_thread(from_rpc, error, self._shown) from None
-        finally:
-            stream.cancel()
+        request = pb.VerifyRequest(ids=ids, repair=repair)
+        return self._stream(calls.VERIFY, request, pb.VerifyEvent, messages.verified)
 
     async def drain(self, deadline_seconds: float = 0) -> int:
         """Ends the daemon in order; returns how many builds were cut off."""
@@ -184,3 +183,21 @@ class AsyncClient:
         except grpc.RpcError as error:
             raise await asyncio.to_thread(from_rpc, error, self._shown) from None
         return call.read(reply)
+
+    async def _stream(
+        self, path: str, request: Message, reply: type[Message], read: Callable[[Any], T]
+    ) -> AsyncGenerator[T, None]:
+        """What a call streams; closing the generator ends the call."""
+        method = self._channel.unary_stream(
+            path,
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=reply.FromString,
+        )
+        stream: Any = method(request, metadata=self._metadata)
+        try:
+            async for message in stream:
+                yield read(message)
+        except grpc.RpcError as error:
+            raise await asyncio.to_thread(from_rpc, error, self._shown) from None
+        finally:
+            stream.cancel()

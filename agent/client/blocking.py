@@ -1,12 +1,13 @@
 """The client for ordinary programs."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from ray_envd.agent.client import calls, messages
 from ray_envd.agent.client.calls import Call, RuntimeEnv
@@ -114,19 +115,39 @@ class Client:
             environment=environment,
             hold=hold,
         )
-        method = self._channel.unary_stream(
-            calls.CREATE,
-            request_serializer=pb.CreateRuntimeEnvRequest.SerializeToString,
-            response_deserializer=pb.CreateRuntimeEnvEvent.FromString,
+        return self._stream(calls.CREATE, request, pb.CreateRuntimeEnvEvent, messages.event)
+
+    def prefetch(
+        self,
+        runtime_envs: Iterable[RuntimeEnv],
+        *,
+        python: str | None = None,
+        setup_timeout_seconds: int = 0,
+        environment: Mapping[str, str] | None = None,
+        user: str = "",
+        pin: bool = False,
+    ) -> Generator[messages.Prefetching, None, None]:
+        """Prepares envs side by side, for whoever asks for them later, and tells the steps of all.
+
+        Each has exactly one result or failure; a failure is told, not raised. None stays referenced.
+
+        Args:
+            runtime_envs: mappings, or JSON as Ray serializes it.
+            python: path of the interpreter of those who will ask; None: the daemon's default.
+            setup_timeout_seconds: of each; -1 for no limit, 0 for the default.
+            environment: what downloads and tools see besides the user's own (credentials, proxies).
+            user: whose raylets will ask (name, uid or uid:gid); empty: the daemon's own user.
+            pin: keep the objects until :meth:`unpin`.
+        """
+        request = calls.prefetch_request(
+            runtime_envs,
+            python=python,
+            setup_timeout_seconds=setup_timeout_seconds,
+            environment=environment,
+            user=user,
+            pin=pin,
         )
-        stream: Any = method(request, metadata=self._metadata)
-        try:
-            for message in stream:
-                yield messages.event(message)
-        except grpc.RpcError as error:
-            raise from_rpc(error, self._shown) from None
-        finally:
-            stream.cancel()
+        return self._stream(calls.PREFETCH, request, pb.PrefetchEvent, messages.prefetching)
 
     @contextmanager
     def hold(
@@ -198,19 +219,8 @@ class Client:
         Raises:
             RemoteError: ``not_found``, ``invalid_argument`` (ambiguous).
         """
-        method = self._channel.unary_stream(
-            calls.VERIFY,
-            request_serializer=pb.VerifyRequest.SerializeToString,
-            response_deserializer=pb.VerifyEvent.FromString,
-        )
-        stream: Any = method(pb.VerifyRequest(ids=ids, repair=repair), metadata=self._metadata)
-        try:
-            for message in stream:
-                yield messages.verified(message)
-        except grpc.RpcError as error:
-            raise from_rpc(error, self._shown) from None
-        finally:
-            stream.cancel()
+        request = pb.VerifyRequest(ids=ids, repair=repair)
+        return self._stream(calls.VERIFY, request, pb.VerifyEvent, messages.verified)
 
     def drain(self, deadline_seconds: float = 0) -> int:
         """Ends the daemon in order; returns how many builds were cut off. 0: the daemon's own deadline."""
@@ -231,3 +241,21 @@ class Client:
         except grpc.RpcError as error:
             raise from_rpc(error, self._shown) from None
         return call.read(reply)
+
+    def _stream(
+        self, path: str, request: Message, reply: type[Message], read: Callable[[Any], T]
+    ) -> Generator[T, None, None]:
+        """What a call streams; closing the generator ends the call."""
+        method = self._channel.unary_stream(
+            path,
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=reply.FromString,
+        )
+        stream: Any = method(request, metadata=self._metadata)
+        try:
+            for message in stream:
+                yield read(message)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self._shown) from None
+        finally:
+            stream.cancel()

@@ -1,7 +1,7 @@
 """Every unary call once: its path, its request and how its reply is read. Both clients send these."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -21,6 +21,7 @@ RuntimeEnv = Mapping[str, Any] | str
 _ADMIN = "/ray_envd.v1.AdminService/"
 _RAY = "/ray.rpc.RuntimeEnvService/"
 CREATE = f"{_ADMIN}CreateRuntimeEnv"
+PREFETCH = f"{_ADMIN}Prefetch"
 VERIFY = f"{_ADMIN}Verify"
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -89,13 +90,33 @@ def create_request(
     environment: Mapping[str, str] | None,
     hold: bool,
 ) -> pb.CreateRuntimeEnvRequest:
-    """The request of the one call that streams."""
+    """The request of ``CreateRuntimeEnv``."""
     return pb.CreateRuntimeEnvRequest(
         serialized_runtime_env=serialized(runtime_env),
         python=python or "",
         setup_timeout_seconds=setup_timeout_seconds,
         hold=hold,
         environment=dict(environment or {}),
+    )
+
+
+def prefetch_request(
+    runtime_envs: Iterable[RuntimeEnv],
+    *,
+    python: str | None,
+    setup_timeout_seconds: int,
+    environment: Mapping[str, str] | None,
+    user: str,
+    pin: bool,
+) -> pb.PrefetchRequest:
+    """The request of ``Prefetch``."""
+    return pb.PrefetchRequest(
+        serialized_runtime_envs=map(serialized, runtime_envs),
+        python=python or "",
+        setup_timeout_seconds=setup_timeout_seconds,
+        environment=dict(environment or {}),
+        user=user,
+        pin=pin,
     )
 
 

@@ -30,6 +30,34 @@ class Created:
     objects: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Prefetched:
+    """One of several envs is in the store.
+
+    Attributes:
+        cache_hit: nothing had to be built or fetched.
+        seconds: the daemon's time from the request to this result.
+        objects: ids of the objects that it stands on.
+    """
+
+    cache_hit: bool
+    seconds: float
+    objects: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetching:
+    """What there is to tell of one of several envs.
+
+    Attributes:
+        index: which of those that were asked for, from 0.
+        event: a step; or at last the result, or the failure.
+    """
+
+    index: int
+    event: Progress | Prefetched | EnvFailedError
+
+
 #: What a creation tells: steps, then the result.
 Event = Progress | Created
 
@@ -135,6 +163,9 @@ class Stats:
     other_bytes: int
     damaged: int
     image_bytes: int
+    warm_wanted: int
+    warm_ready: int
+    warm_failed: int
 
     @property
     def used_bytes(self) -> int:
@@ -252,13 +283,30 @@ def event(message: pb.CreateRuntimeEnvEvent) -> Event:
         EnvFailedError: it is the failure.
     """
     if message.HasField("failure"):
-        failure = message.failure
-        raise EnvFailedError(failure.code, failure.message, transient=failure.transient)
+        raise _failed(message.failure)
     if message.HasField("result"):
         result = message.result
         context = Context.parse(result.serialized_runtime_env_context)
         return Created(context, result.cache_hit, result.seconds, tuple(result.objects))
-    step = message.progress
+    return _step(message.progress)
+
+
+def prefetching(message: pb.PrefetchEvent) -> Prefetching:
+    """A step, result or failure of one of several envs."""
+    if message.HasField("failure"):
+        return Prefetching(message.index, _failed(message.failure))
+    if message.HasField("result"):
+        result = message.result
+        done = Prefetched(result.cache_hit, result.seconds, tuple(result.objects))
+        return Prefetching(message.index, done)
+    return Prefetching(message.index, _step(message.progress))
+
+
+def _failed(failure: pb.CreateRuntimeEnvFailure) -> EnvFailedError:
+    return EnvFailedError(failure.code, failure.message, transient=failure.transient)
+
+
+def _step(step: pb.ProgressEvent) -> Progress:
     return Progress(step.field, step.phase, step.detail, step.done, step.total)
 
 
@@ -335,5 +383,4 @@ def _info(state: ray_pb.RuntimeEnvState) -> EnvInfo:
 
 
 def _same(message: Any, *names: str) -> dict[str, Any]:
-
     return {name: getattr(message, name) for name in names}

@@ -73,6 +73,51 @@ class CreateRuntimeEnvEvent(_message.Message):
     failure: CreateRuntimeEnvFailure
     def __init__(self, progress: _Optional[_Union[ProgressEvent, _Mapping]] = ..., result: _Optional[_Union[CreateRuntimeEnvResult, _Mapping]] = ..., failure: _Optional[_Union[CreateRuntimeEnvFailure, _Mapping]] = ...) -> None: ...
 
+class PrefetchRequest(_message.Message):
+    __slots__ = ("serialized_runtime_envs", "python", "setup_timeout_seconds", "environment", "user", "pin")
+    class EnvironmentEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SERIALIZED_RUNTIME_ENVS_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_FIELD_NUMBER: _ClassVar[int]
+    SETUP_TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    PIN_FIELD_NUMBER: _ClassVar[int]
+    serialized_runtime_envs: _containers.RepeatedScalarFieldContainer[str]
+    python: str
+    setup_timeout_seconds: int
+    environment: _containers.ScalarMap[str, str]
+    user: str
+    pin: bool
+    def __init__(self, serialized_runtime_envs: _Optional[_Iterable[str]] = ..., python: _Optional[str] = ..., setup_timeout_seconds: _Optional[int] = ..., environment: _Optional[_Mapping[str, str]] = ..., user: _Optional[str] = ..., pin: _Optional[bool] = ...) -> None: ...
+
+class PrefetchResult(_message.Message):
+    __slots__ = ("cache_hit", "seconds", "objects")
+    CACHE_HIT_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    cache_hit: bool
+    seconds: float
+    objects: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, cache_hit: _Optional[bool] = ..., seconds: _Optional[float] = ..., objects: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PrefetchEvent(_message.Message):
+    __slots__ = ("index", "progress", "result", "failure")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    progress: ProgressEvent
+    result: PrefetchResult
+    failure: CreateRuntimeEnvFailure
+    def __init__(self, index: _Optional[int] = ..., progress: _Optional[_Union[ProgressEvent, _Mapping]] = ..., result: _Optional[_Union[PrefetchResult, _Mapping]] = ..., failure: _Optional[_Union[CreateRuntimeEnvFailure, _Mapping]] = ...) -> None: ...
+
 class Object(_message.Message):
     __slots__ = ("id", "kind", "summary", "bytes", "created_ms", "last_used_ms", "uses", "references", "pinned", "build_seconds", "owner_uid", "exclusive_bytes", "fetched_bytes", "damaged")
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -152,7 +197,7 @@ class StatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatsReply(_message.Message):
-    __slots__ = ("version", "pid", "uptime_seconds", "store", "objects", "object_bytes", "uv_cache_bytes", "budget_bytes", "reserved_bytes", "disk_free_bytes", "disk_total_bytes", "sessions", "references", "hits", "misses", "builds", "failures", "building", "resident_bytes", "draining", "apparent_bytes", "exclusive_bytes", "other_bytes", "damaged", "image_bytes")
+    __slots__ = ("version", "pid", "uptime_seconds", "store", "objects", "object_bytes", "uv_cache_bytes", "budget_bytes", "reserved_bytes", "disk_free_bytes", "disk_total_bytes", "sessions", "references", "hits", "misses", "builds", "failures", "building", "resident_bytes", "draining", "apparent_bytes", "exclusive_bytes", "other_bytes", "damaged", "image_bytes", "warm_wanted", "warm_ready", "warm_failed")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -178,6 +223,9 @@ class StatsReply(_message.Message):
     OTHER_BYTES_FIELD_NUMBER: _ClassVar[int]
     DAMAGED_FIELD_NUMBER: _ClassVar[int]
     IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WARM_WANTED_FIELD_NUMBER: _ClassVar[int]
+    WARM_READY_FIELD_NUMBER: _ClassVar[int]
+    WARM_FAILED_FIELD_NUMBER: _ClassVar[int]
     version: str
     pid: int
     uptime_seconds: float
@@ -203,7 +251,10 @@ class StatsReply(_message.Message):
     other_bytes: int
     damaged: int
     image_bytes: int
-    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., store: _Optional[str] = ..., objects: _Optional[int] = ..., object_bytes: _Optional[int] = ..., uv_cache_bytes: _Optional[int] = ..., budget_bytes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., sessions: _Optional[int] = ..., references: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., builds: _Optional[int] = ..., failures: _Optional[int] = ..., building: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., draining: _Optional[bool] = ..., apparent_bytes: _Optional[int] = ..., exclusive_bytes: _Optional[int] = ..., other_bytes: _Optional[int] = ..., damaged: _Optional[int] = ..., image_bytes: _Optional[int] = ...) -> None: ...
+    warm_wanted: int
+    warm_ready: int
+    warm_failed: int
+    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_seconds: _Optional[float] = ..., store: _Optional[str] = ..., objects: _Optional[int] = ..., object_bytes: _Optional[int] = ..., uv_cache_bytes: _Optional[int] = ..., budget_bytes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., sessions: _Optional[int] = ..., references: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., builds: _Optional[int] = ..., failures: _Optional[int] = ..., building: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., draining: _Optional[bool] = ..., apparent_bytes: _Optional[int] = ..., exclusive_bytes: _Optional[int] = ..., other_bytes: _Optional[int] = ..., damaged: _Optional[int] = ..., image_bytes: _Optional[int] = ..., warm_wanted: _Optional[int] = ..., warm_ready: _Optional[int] = ..., warm_failed: _Optional[int] = ...) -> None: ...
 
 class GcRequest(_message.Message):
     __slots__ = ("dry_run", "target_bytes")

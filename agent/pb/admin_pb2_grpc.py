@@ -39,6 +39,11 @@ class AdminServiceStub:
                 request_serializer=ray__envd_dot_v1_dot_admin__pb2.CreateRuntimeEnvRequest.SerializeToString,
                 response_deserializer=ray__envd_dot_v1_dot_admin__pb2.CreateRuntimeEnvEvent.FromString,
                 _registered_method=True)
+        self.Prefetch = channel.unary_stream(
+                '/ray_envd.v1.AdminService/Prefetch',
+                request_serializer=ray__envd_dot_v1_dot_admin__pb2.PrefetchRequest.SerializeToString,
+                response_deserializer=ray__envd_dot_v1_dot_admin__pb2.PrefetchEvent.FromString,
+                _registered_method=True)
         self.List = channel.unary_unary(
                 '/ray_envd.v1.AdminService/List',
                 request_serializer=ray__envd_dot_v1_dot_admin__pb2.ListRequest.SerializeToString,
@@ -86,6 +91,13 @@ class AdminServiceServicer:
 
     def CreateRuntimeEnv(self, request, context):
         """Prepares a runtime env as for a worker; progress first, then exactly one result or failure.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Prefetch(self, request, context):
+        """Prepares runtime envs side by side, for whoever asks for them later; none of them stays referenced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,6 +161,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.CreateRuntimeEnv,
                     request_deserializer=ray__envd_dot_v1_dot_admin__pb2.CreateRuntimeEnvRequest.FromString,
                     response_serializer=ray__envd_dot_v1_dot_admin__pb2.CreateRuntimeEnvEvent.SerializeToString,
+            ),
+            'Prefetch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Prefetch,
+                    request_deserializer=ray__envd_dot_v1_dot_admin__pb2.PrefetchRequest.FromString,
+                    response_serializer=ray__envd_dot_v1_dot_admin__pb2.PrefetchEvent.SerializeToString,
             ),
             'List': grpc.unary_unary_rpc_method_handler(
                     servicer.List,
@@ -218,6 +235,33 @@ class AdminService:
             '/ray_envd.v1.AdminService/CreateRuntimeEnv',
             ray__envd_dot_v1_dot_admin__pb2.CreateRuntimeEnvRequest.SerializeToString,
             ray__envd_dot_v1_dot_admin__pb2.CreateRuntimeEnvEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prefetch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ray_envd.v1.AdminService/Prefetch',
+            ray__envd_dot_v1_dot_admin__pb2.PrefetchRequest.SerializeToString,
+            ray__envd_dot_v1_dot_admin__pb2.PrefetchEvent.FromString,
             options,
             channel_credentials,
             insecure,

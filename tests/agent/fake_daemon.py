@@ -97,6 +97,19 @@ class FakeDaemon(admin_pb2_grpc.AdminServiceServicer, runtime_env_pb2_grpc.Runti
             self.holding.set()
             self._wait_for_the_caller_to_go(context)
 
+    def Prefetch(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802 - the protocol's name
+        self.requests.append(request)
+        count = len(request.serialized_runtime_envs)
+        for step in self.steps:
+            for index in range(count):
+                yield pb.PrefetchEvent(index=index, progress=step)
+        for index in reversed(range(count)):
+            if self.failure is not None and index == 0:
+                yield pb.PrefetchEvent(index=index, failure=self.failure)
+            else:
+                result = pb.PrefetchResult(cache_hit=index == 0, seconds=0.0404, objects=[ENV])
+                yield pb.PrefetchEvent(index=index, result=result)
+
     def _wait_for_the_caller_to_go(self, context: Any) -> None:
         gone = threading.Event()
         context.add_callback(gone.set)
@@ -143,6 +156,9 @@ class FakeDaemon(admin_pb2_grpc.AdminServiceServicer, runtime_env_pb2_grpc.Runti
             failures=1,
             resident_bytes=50_000_000,
             damaged=self.damaged,
+            warm_wanted=5,
+            warm_ready=3,
+            warm_failed=1,
         )
 
     def Verify(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
