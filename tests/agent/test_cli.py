@@ -77,7 +77,7 @@ def test_usage_errors_exit_with_2_and_point_at_the_help() -> None:
 
 @pytest.mark.parametrize(
     "args",
-    [("ls",), ("stats",), ("gc",), ("verify",), ("rm", "x"), ("pin", "x"), ("drain",), ("create", "{}")],
+    [("ls",), ("stats",), ("gc",), ("verify",), ("rm", "x"), ("pin", "x"), ("drain",), ("create", "{}"), ("prefetch", "{}")],
 )
 def test_no_daemon_is_exit_code_3_with_the_remedy(short_tmp: Path, args: tuple[str, ...]) -> None:
     """One readable message, never a traceback; as JSON an object with code, message and remedy."""
@@ -210,6 +210,7 @@ def test_stats(ask: Any) -> None:
         "75 % hits",
         "50.0 MB",
         "13.8 MB",
+        "3 of 5 runtime envs of the warm file are ready, 1 failed",
     ):
         assert expected in text
     assert "30.0 MB if nothing were shared; 2.35 MB of one object alone, 10.0 MB of several" in text

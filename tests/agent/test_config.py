@@ -266,3 +266,12 @@ def test_the_table_is_the_dataclass() -> None:
     for setting in TABLE.values():
         assert f"`{setting.flag}` | `{setting.variable}`" in table
         assert setting.help.endswith(".")
+
+
+def test_waiting_for_no_warm_file_is_refused(home: Path) -> None:
+    """Nobody would know what is waited for."""
+    message, remedy = refused(home, {"ready_when_warm": "true"})
+    assert "ready_when_warm is 'true' (--ready-when-warm)" in message
+    assert "--warm-file" in remedy
+    given = {"ready_when_warm": "true", "warm_file": str(home / "warm.toml")}
+    assert loaded(home, given).settings.warm_file == home / "warm.toml"
