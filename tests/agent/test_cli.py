@@ -77,7 +77,17 @@ def test_usage_errors_exit_with_2_and_point_at_the_help() -> None:
 
 @pytest.mark.parametrize(
     "args",
-    [("ls",), ("stats",), ("gc",), ("verify",), ("rm", "x"), ("pin", "x"), ("drain",), ("create", "{}"), ("prefetch", "{}")],
+    [
+        ("ls",),
+        ("stats",),
+        ("gc",),
+        ("verify",),
+        ("rm", "x"),
+        ("pin", "x"),
+        ("drain",),
+        ("create", "{}"),
+        ("prefetch", "{}"),
+    ],
 )
 def test_no_daemon_is_exit_code_3_with_the_remedy(short_tmp: Path, args: tuple[str, ...]) -> None:
     """One readable message, never a traceback; as JSON an object with code, message and remedy."""
