@@ -119,9 +119,13 @@ class BuildError(EnvError):
 
 
 class ContainerError(EnvError):
-    """No container starts with what the runtime env says of it: an option, the image, or this node."""
+    """No container starts with what the runtime env says of it: an option, the image, or this node.
+
+    Somebody may set that right on the node, so it is not held against the runtime env for long.
+    """
 
     code = "container"
+    retry = Retry.LATER
     title = "cannot be started in its container"
 
 

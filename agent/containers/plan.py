@@ -46,7 +46,8 @@ def remove_plan(session: Session, env_digest: str) -> None:
 
 
 def _plan(session: Session, env_digest: str) -> Path:
-    return session.runtime_env_dir / "ray-envd" / f"{env_digest}.json"
+    # Raylets of one cluster on one machine may share the folder, and their containers have different names.
+    return session.runtime_env_dir / "ray-envd" / f"{env_digest}-{session.id}.json"
 
 
 def _plan_of(context: WorkerContext, session: Session, enter: Path) -> dict[str, object]:

@@ -30,7 +30,7 @@ names += ["VIRTUAL_ENV"]
 answer = {name: os.environ.get(name) for name in names}
 answer |= {"cwd": os.getcwd(), "pid": os.getpid(), "python": sys.executable}
 answer |= {"ground": envd_ground.__version__}
-answer |= {"inside": os.path.exists("/run/.containerenv")}
+answer |= {"dev": sys.flags.dev_mode, "inside": os.path.exists("/run/.containerenv")}
 answer |= {"argv": open("/proc/self/cmdline").read().strip("\\0")}
 """
 
@@ -95,16 +95,21 @@ def test_every_field_that_names_an_image(node: RayNode, image: str, podman_world
         actor(SEEN, {"image": {"uri": image, "cpus": 1.5}, **own}),
         task(SEEN, {"image_uri": image, **own}),
         actor(SEEN, {"container": options, **own}),
+        task(SEEN, {"image": image, "py_executable": "env FROM_IMAGE=command python -X dev", **own}),
     ]
     reply = ask(node, *asks)
     for seen in reply.values:
         assert (seen["A"], seen["B"]) == (SECRET, f"{SECRET}!")
         assert seen["PATH"] == "/first:/opt/ray/bin:/usr/bin:/bin"
-        assert (seen["FROM_IMAGE"], seen["PYTHONPATH"], seen["ENVD_NODE_SAYS"]) == ("yes", "/img", None)
+        assert (seen["PYTHONPATH"], seen["ENVD_NODE_SAYS"]) == ("/img", None)
         assert (seen["python"], seen["ground"], seen["inside"]) == ("/opt/ray/bin/python", "1.0", True)
         assert seen["RAY_AUTH_TOKEN_PATH"] == str(node.folder / "token")
         assert "canary" not in seen["argv"]
-    assert len({seen["pid"] for seen in reply.values}) == 4
+    assert [(seen["FROM_IMAGE"], seen["dev"]) for seen in reply.values[-2:]] == [
+        ("yes", False),
+        ("command", True),
+    ]
+    assert len({seen["pid"] for seen in reply.values}) == 5
     assert not [line for line in reply.output.splitlines() if "canary" in line and "RESULT" not in line]
     logs = (node.session / "logs").glob("*runtime_env*")
     assert "canary" not in "".join(log.read_text(errors="replace") for log in logs)
