@@ -1,6 +1,7 @@
 """Images: from the reference in a runtime env to one that is on this node and stays while it is used."""
 
 import asyncio
+import logging
 import math
 import time
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ray_envd.agent.workshop import Bench, Workshop
 from ray_envd.cache.keys import digest_of
 from ray_envd.cache.store import Entry
 
+_log = logging.getLogger(__name__)
 #: The registry of images that were built on this machine: they are nowhere else.
 _LOCAL = "localhost"
 _MOST_ATTEMPTS = 5  # at images that somebody removes while they are asked for
@@ -69,7 +71,10 @@ class Images:
 
     async def run(self) -> None:
         """Clears up after earlier daemons, then looks after the images until cancelled."""
-        await self.sweep()
+        try:
+            await self.sweep()
+        except Exception:  # noqa: BLE001 - logged; the next start tries again
+            _log.exception("images that nobody refers to are left alone")
         await self._kept.run()
 
     async def sweep(self) -> None:

@@ -215,8 +215,8 @@ class Kept:
         while True:
             try:
                 await self.look()
-            except FAILURES as error:
-                _log.warning("podman's storage could not be looked at: %s", error)
+            except Exception:  # noqa: BLE001 - logged, and tried again
+                _log.exception("podman's storage could not be looked at")
             await asyncio.sleep(_LOOK_EVERY)
 
     async def look(self) -> None:

@@ -3,12 +3,14 @@
 import asyncio
 import os
 import stat
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from image_world import MIB, ImageNode, random_image
 from podman_world import PodmanWorld
+from processes import wait_until
 from registries import Registry
 from users import User
 
@@ -106,3 +108,50 @@ async def test_images_of_an_ordinary_user(podman_folder: Path, registry: Registr
     finally:
         await node.close()
         await asyncio.to_thread(world.close)
+
+
+@pytest.mark.usefixtures("other_users")
+async def test_a_service_that_is_there_already_is_used(services: Services, podman_folder: Path) -> None:
+    """Systemd's, where it serves the same storage as podman would with the raylet's environment."""
+    user = await asyncio.to_thread(User.make, podman_folder)
+    owner = Owner.of(user.uid, user.gid)
+    told = {name: value for name, value in user.variables.items() if name != "PATH"}
+    path = user.runtime / "podman" / "podman.sock"
+
+    async def find(**more: str) -> int:
+        """How many services of ours there are after a question."""
+        environment = {**told, "PATH": os.environ["PATH"], **more}
+        service = services.of(owner, await asyncio.to_thread(podman_environment, owner, environment))
+        assert await service.call(lambda client: client.images()) == []
+        found = len(await asyncio.to_thread(_sockets, services))
+        await service.close()
+        return found
+
+    theirs = await asyncio.to_thread(_serve, user, path)
+    try:
+        assert await find() == 0
+        assert await find(CONTAINERS_REGISTRIES_CONF="/dev/null") == 1
+    finally:
+        await asyncio.to_thread(_end, theirs)
+        await services.close()
+        await asyncio.to_thread(user.remove)
+
+
+def _serve(user: User, path: Path) -> "subprocess.Popen[bytes]":
+    path.parent.mkdir()
+    os.chown(path.parent, user.uid, user.gid)
+    served = subprocess.Popen(
+        ["podman", "system", "service", "--time=0", f"unix://{path}"],
+        env=user.variables,
+        cwd=user.home,
+        user=user.uid,
+        group=user.gid,
+        extra_groups=[],
+    )
+    wait_until(path.exists, 20, "podman's own service")
+    return served
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    process.wait(20)
