@@ -7,16 +7,15 @@ the index is out of reach, what was resolved before still serves.
 
 import asyncio
 import contextlib
-import hashlib
-import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from ray_envd.agent.errors import NetworkError
 from ray_envd.agent.python.build import build, worker_facts
+from ray_envd.agent.python.contents import contents
 from ray_envd.agent.python.estimate import UNPACKED, estimate, linked, local_bytes
 from ray_envd.agent.python.interpreter import Interpreter, Interpreters
 from ray_envd.agent.python.platform import HostPlatform, Platform, Runner
@@ -24,13 +23,13 @@ from ray_envd.agent.python.request import Request, read
 from ray_envd.agent.python.resolve import Lock, resolve
 from ray_envd.agent.python.shadow import build_shadow
 from ray_envd.agent.python.spec import PackagesSpec
-from ray_envd.agent.python.surroundings import Surroundings, surroundings
-from ray_envd.agent.python.tools import Toolbox, Work
+from ray_envd.agent.python.surroundings import Surroundings, require_seen, surroundings
+from ray_envd.agent.python.tools import Toolbox, Work, our_uv
 from ray_envd.agent.python.versions import wants_other_uv, with_uv_version
 from ray_envd.agent.python.wheel_files import wheel_files
 from ray_envd.agent.room import Report, Room
 from ray_envd.agent.workshop import Bench, Made
-from ray_envd.cache.keys import ObjectKey, digest_of, file_digest
+from ray_envd.cache.keys import ObjectKey, digest_of
 from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.removal import remove_tree
 from ray_envd.cache.store import Build, Entry, Store
@@ -66,6 +65,7 @@ class Environments:
 
     def __init__(self, store: Store, interpreters: Interpreters, *, resolution_ttl: float) -> None:
         self._store, self._interpreters, self._ttl = store, interpreters, resolution_ttl
+        our_uv()  # looks at the disk when it is asked first; here nobody waits for it
 
     async def obtain(self, spec: PackagesSpec, bench: Bench, *, field: str = "") -> Environment:
         """The environment of a spec on the session's interpreter, held.
@@ -83,7 +83,7 @@ class Environments:
         platform = await self._platform(bench)
         interpreter = platform.interpreter
         request = await read(spec, interpreter, environment=bench.environment, owner=session.owner)
-        digests = await bench.thread(_digests, request.local_files, session.owner)
+        digests = await bench.thread(contents, request.local_files, session.owner)
         asked = digest_of("environment", session.owner.uid, request.digest(interpreter, digests))
         known = await bench.linked(asked)
         if known is not None:
@@ -112,6 +112,8 @@ class Environments:
         bench: Bench,
     ) -> tuple[ObjectKey, bool]:
         owner = bench.session.owner
+        if platform.image:
+            _require_seen(request, bench, field)
         around = await bench.thread(_surroundings, request, platform.interpreter, bench.environment, owner)
         async with platform.tools(owner, read=around.read, write=around.write) as run:
             return await self._build_with(run, field, request, platform.interpreter, digests, asked, bench)
@@ -288,10 +290,10 @@ def _remove(folder: Path, owner: Owner) -> None:
         remove_tree(folder)
 
 
-def _digests(paths: Sequence[Path], owner: Owner) -> dict[Path, str]:
-    """Content digests of the local files and folders that a spec names."""
-    with acting_as(owner):
-        return {path: _tree_digest(path) if path.is_dir() else file_digest(path) for path in paths}
+def _require_seen(request: Request, bench: Bench, field: str) -> None:
+    mounts = bench.spec.image.mounts if bench.spec.image is not None else ()
+    mounted = [Path(mount.source) for mount in mounts if mount.source == mount.target]
+    require_seen(request, [bench.session.runtime_env_dir, *mounted], field)
 
 
 def _surroundings(
@@ -299,14 +301,3 @@ def _surroundings(
 ) -> Surroundings:
     with acting_as(owner):
         return surroundings(request, interpreter, environment)
-
-
-def _tree_digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in {".git", "__pycache__"})
-        for name in sorted(files):
-            path = Path(parent, name)
-            if path.is_file():
-                digest.update(f"{path.relative_to(folder)}\0{file_digest(path)}\n".encode())
-    return digest.hexdigest()

@@ -2,8 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from email.parser import HeaderParser
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from ray_envd.agent.python.shadow import make_tree, shadow_python, write_metadat
 from ray_envd.agent.python.tool_errors import interrupted
 from ray_envd.agent.python.tools import Work, write_private
 from ray_envd.cache.owner import acting_as
+from ray_envd.cache.removal import remove_tree
 
+_LOCAL_TAG = re.compile(r"^Tag: .*-linux_\w+$", re.MULTILINE)
 #: Sorts behind the ``.pth`` files of packages: what they add comes before the raylet's packages.
 _PTH = "~ray-envd-base.pth"
 
@@ -150,12 +152,52 @@ async def _install(
     # uv takes a folder for unchanged if its pyproject.toml is; whether it is, our key says.
     arguments += [word for name in lock.folders for word in ("--refresh-package", name)]
     variables = request.options.variables
-    if "--offline" not in arguments and not lock.folders:
+    if work.interpreter.image:
+        if not lock.folders and await _install_wheels(arguments, variables, work, target, ahead):
+            return
+        await asyncio.to_thread(_empty, work, target)
+        work = replace(work, tools=replace(work.tools, cache_dir=work.workdir / "uv-cache"))
+    elif "--offline" not in arguments and not lock.folders:
         offline = await uv.run(work, [*arguments, "--offline"], variables)
         if offline.returncode == 0:
             return
     await ahead(_lock_file(work))
     await uv.run_checked(work, arguments, variables, doing="install the packages")
+
+
+async def _install_wheels(
+    arguments: Sequence[str], variables: Mapping[str, str], work: Work, target: Path, ahead: Ahead
+) -> bool:
+    """Installs over an image what needs no build; False where something does.
+
+    uv keeps what it builds by the version of Python, whichever libc it was built with, and would give the
+    host what an image built, and the other way round. So nothing is built into the common cache, and nothing
+    taken from it that was: such an environment is made with a cache of its own.
+    """
+    installing = [*arguments, "--no-build"]
+    if (await uv.run(work, [*installing, "--offline"], variables)).returncode:
+        await ahead(_lock_file(work))
+        if (await uv.run(work, installing, variables)).returncode:
+            return False
+    return not await asyncio.to_thread(_has_local_builds, work, target)
+
+
+def _has_local_builds(work: Work, target: Path) -> bool:
+    """Whether a package has native code that was built on some machine, not for all (PEP 600 tags)."""
+    with acting_as(work.owner):
+        folders = (target / work.interpreter.purelib).glob("*.dist-info/WHEEL")
+        return any(_LOCAL_TAG.search(path.read_text(encoding="utf-8")) for path in folders)
+
+
+def _empty(work: Work, target: Path) -> None:
+    """The tree again as before anything was installed."""
+    with acting_as(work.owner):
+        for path in list(target.iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                remove_tree(path)
+            else:
+                path.unlink()
+    _tree(work, target)
 
 
 def _finish(work: Work, shadow: Path, target: Path) -> None:

@@ -1,9 +1,10 @@
 """What of the host a tool reads beside the interpreter and the store, to do elsewhere what it does here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_envd.agent.errors import InvalidSpecError
 from ray_envd.agent.python import pip_config, uv_options
 from ray_envd.agent.python.interpreter import Interpreter
 from ray_envd.agent.python.request import Request
@@ -58,6 +59,22 @@ def surroundings(request: Request, interpreter: Interpreter, environment: Mappin
         tuple(dict.fromkeys(path for path in read if path.is_absolute())),
         tuple(path for path in local if path.is_dir()),
     )
+
+
+def require_seen(request: Request, folders: Sequence[Path], field: str) -> None:
+    """Editables are imported from where they are, so a worker in a container must have these folders too.
+
+    Raises:
+        InvalidSpecError: one is outside of what the container has of the host.
+    """
+    for each in request.requirements:
+        if each.editable and each.local and not any(each.local.is_relative_to(path) for path in folders):
+            raise InvalidSpecError(
+                f"the editable {each.local} is not in the image",
+                field=field,
+                remedy="install it without --editable, put it into the working_dir, or mount it at the same "
+                "path by the image's 'mounts'",
+            )
 
 
 def _files(request: Request, interpreter: Interpreter, environment: Mapping[str, str]) -> Iterator[Path]:

@@ -55,9 +55,8 @@ class OverlayWorld:
 
     @asynccontextmanager
     async def bench(self, image: str, **fields: Any) -> AsyncIterator[Bench]:
-        """A bench of a runtime env with this image, its id and reference in one."""
-        reference = fields.pop("reference", "localhost/small")
-        spec = parse(json.dumps({"image": reference, **fields}))
+        """A bench of a runtime env with an image that has this id; with none on the host."""
+        spec = parse(json.dumps({**({"image": "localhost/small"} if image else {}), **fields}))
         folder = self.root / "session"
         await asyncio.to_thread(folder.mkdir, exist_ok=True)
         session = Session(
@@ -83,7 +82,8 @@ class OverlayWorld:
     async def obtain(self, image: str, **fields: Any) -> Environment:
         """The environment of a pip or uv field over an image."""
         async with self.bench(image, **fields) as bench:
-            await self.platform(image, bench)
+            if image:
+                await self.platform(image, bench)
             value = parse_uv(fields["uv"]) if "uv" in fields else parse_pip(fields["pip"])
             return await self.environments.obtain(value, bench)
 

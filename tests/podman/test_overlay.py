@@ -2,8 +2,12 @@
 
 import asyncio
 import os
+import platform
+import sys
+import tarfile
 from pathlib import Path
 
+import pytest
 import small_image as small_images
 from helpers import make_wheel
 from overlay_world import OverlayWorld, image_id
@@ -12,6 +16,7 @@ from podman_fixtures import MakeImage
 from podman_world import PodmanWorld
 
 from ray_envd.agent.environments import Environment
+from ray_envd.agent.errors import InvalidSpecError
 from ray_envd.agent.integrity.service import Integrity
 from ray_envd.agent.layers import Layers
 from ray_envd.agent.trees import Trees
@@ -98,6 +103,44 @@ async def test_the_other_ways_to_install(overlay: OverlayWorld, small_id: str) -
     three = await overlay.obtain(small_id, uv={"packages": ["envda"], **options})
     assert _holds(three, "envda.py")
     assert any(event.detail == "uv==0.9.5" for event in overlay.events)
+
+
+async def test_what_one_libc_built_is_not_given_to_another(overlay: OverlayWorld, small_id: str) -> None:
+    """Native code is built anew inside of an image, and the host goes on with what it built itself."""
+    await asyncio.to_thread(_native_sdist, overlay.root)
+    await asyncio.to_thread(make_wheel, overlay.root / "w", "envda", "1.0")
+    local = ["--no-index", f"--find-links {overlay.root}/w", "envdn"]
+    for image, packages, inside in (
+        ("", local, False),
+        (small_id, local, True),
+        (small_id, [*local, "envda"], True),
+        ("", [*local, "envda"], False),
+    ):
+        environment = await overlay.obtain(image, pip={"packages": packages})
+        module = Path(environment.entry.details["site_packages"], "envdn.py")
+        assert await asyncio.to_thread(module.read_text) == f"built_inside = {inside}"
+
+
+def _native_sdist(root: Path) -> None:
+    """A package of a wheel that is for this machine only, and says where it was built."""
+    says = f"'built_inside = ' + str(os.path.exists({small_images.PYTHON!r}))"
+    project = make_project(root / "native", "envdn", "1.0", prologue=f'open("envdn.py", "w").write({says})')
+    backend = project / "backend.py"
+    tag = f"cp3{sys.version_info[1]}-cp3{sys.version_info[1]}-linux_{platform.machine()}"
+    backend.write_text(backend.read_text().replace("py3-none-any", tag))
+    (project / "PKG-INFO").write_text("Metadata-Version: 2.2\nName: envdn\nVersion: 1.0\n")
+    (root / "w").mkdir()
+    with tarfile.open(root / "w" / "envdn-1.0.tar.gz", "w:gz") as archive:
+        archive.add(project, "envdn-1.0")
+
+
+async def test_an_editable_must_be_where_the_worker_is(overlay: OverlayWorld, small_id: str) -> None:
+    """Of a folder that the container has not, an error says so before anything is built."""
+    project = await asyncio.to_thread(make_project, overlay.root / "src", "envde", "1.0")
+    with pytest.raises(InvalidSpecError, match="not in the image"):
+        await overlay.obtain(small_id, pip={"packages": ["--no-index", f"-e {project}"]})
+    inside = await asyncio.to_thread(make_project, overlay.root / "session" / "wd", "envde", "1.0")
+    assert (await overlay.obtain(small_id, pip={"packages": ["--no-index", f"-e {inside}"]})).is_new
 
 
 def _holds(environment: Environment, *names: str) -> bool:

@@ -1,6 +1,7 @@
 """An image's Python, and tools beside it, with real containers."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 import small_image as small_images
 from helpers import wait_until
-from overlay_world import OverlayWorld, image_id
+from overlay_world import OverlayWorld, image_id, raylet_environment
+from package_world import make_project
 from podman_fixtures import MakeImage
 from podman_world import PodmanWorld
 
 from ray_envd.agent.errors import ToolMissingError, UnsupportedError
+from ray_envd.cache.owner import Owner
 
 SECRET = "line one\nline 'two' \"$HOME\" ünïcode-geheim"
 #: Runs a tool in a container for ever, until somebody kills it.
@@ -21,7 +24,8 @@ _HANGS = """
 import asyncio, sys
 sys.path[:0] = sys.argv[5].split(":")
 from pathlib import Path
-from overlay_world import OverlayWorld, image_id
+from overlay_world import OverlayWorld, image_id, raylet_environment
+from package_world import make_project
 from podman_world import PodmanWorld
 root, image, python, world = sys.argv[1:5]
 
@@ -172,3 +176,28 @@ async def test_an_image_that_ray_cannot_use_is_told_with_what_it_has(
                 await overlay.platform(image, bench)
         assert raised.value.field == "image"
     assert podman_world.containers() == []
+
+
+async def test_an_ordinary_user_has_it_too(rootless_world: PodmanWorld, short_tmp: Path) -> None:
+    """As him, in his own storage: a Python is found, and an environment built that belongs to him."""
+    user = rootless_world.user
+    assert user is not None
+    small = await asyncio.to_thread(image_id, rootless_world, "localhost/small")
+    await asyncio.to_thread(short_tmp.chmod, 0o755)
+    environment = raylet_environment(rootless_world, user.home)
+    overlay = OverlayWorld(short_tmp, sys.executable, environment, owner=Owner.of(user.uid, user.gid))
+    await asyncio.to_thread(overlay.open)
+    try:
+        project = await asyncio.to_thread(make_project, short_tmp / "src", "envdu", "1.0")
+        await asyncio.to_thread(_give, short_tmp / "src", user.uid)
+        built = await overlay.obtain(small, pip={"packages": ["--no-index", str(project)]})
+        module = Path(built.entry.details["site_packages"], "envdu.py")
+        assert (await asyncio.to_thread(module.stat)).st_uid == user.uid
+    finally:
+        await asyncio.to_thread(overlay.close)
+    assert await asyncio.to_thread(rootless_world.containers) == []
+
+
+def _give(folder: Path, uid: int) -> None:
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, uid, uid)
