@@ -4,7 +4,7 @@ A raylet asks for a runtime env and waits; it does not tell that the task was ca
 killed, or that the job has ended meanwhile, and keeps its request open until it is answered. The cluster's
 control store (GCS) knows. So while a request of a job waits for longer than a moment, its daemon asks:
 
-- each second, whether the job has ended;
+- each second, whether the job has ended, with all of its detached actors;
 - now and then, whether any task or actor of the job wants this env. Tasks reach the GCS a second after they
   were submitted, and a refusal fails tasks. So an env is given up only if at least one that wanted it was
   cancelled or killed, if no other wants it, and if both still hold at another look some seconds later.
@@ -39,7 +39,7 @@ _JOB_ID_DIGITS = 8
 class Cluster(Protocol):
     """What is asked: :class:`GcsState`, inside of ``async with``."""
 
-    async def is_dead(self, job_id: str) -> bool:
+    async def is_over(self, job_id: str) -> bool:
         """See there."""
 
     async def env_use(self, job_id: str) -> EnvUse | None:
@@ -161,7 +161,7 @@ class Jobs:
 
     async def _look_at_jobs(self, cluster: Cluster, waiters: set[_Waiter]) -> None:
         for job_id in {waiter.job_id for waiter in waiters}:
-            if await cluster.is_dead(job_id):
+            if await cluster.is_over(job_id):
                 for waiter in [each for each in waiters if each.job_id == job_id]:
                     waiter.end(UnwantedError("the job has ended"))
 

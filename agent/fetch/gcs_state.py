@@ -69,13 +69,20 @@ class GcsState:
         if self._channel is not None:
             await self._channel.close()
 
-    async def is_dead(self, job_id: str) -> bool:
-        """Whether a job has ended; False of one that the GCS does not know."""
+    async def is_over(self, job_id: str) -> bool:
+        """Whether a job has ended and nothing of it lives on; False of one that the GCS does not know.
+
+        Detached actors outlive their job's driver, and what they start is of the same job: Serve's controller
+        starts replicas for weeks in the name of a script that deployed the first application.
+        """
         request = pb.GetAllJobInfoRequest(
             job_or_submission_id=job_id, skip_submission_job_info_field=True, skip_is_running_tasks_field=True
         )
         reply = await self._ask(_JOBS, request, pb.GetAllJobInfoReply)
-        return any(job.is_dead for job in reply.job_info_list if job.job_id.hex() == job_id)
+        if not any(job.is_dead for job in reply.job_info_list if job.job_id.hex() == job_id):
+            return False
+        actors = await self._actors(job_id)
+        return actors is not None and all(each.state == pb.ActorTableData.DEAD for each in actors)
 
     async def env_use(self, job_id: str) -> EnvUse | None:
         """What a job's tasks and actors want; None if the GCS does not know all of them.

@@ -39,7 +39,7 @@ class Cluster:
         finally:
             self.open -= 1
 
-    async def is_dead(self, job_id: str) -> bool:
+    async def is_over(self, job_id: str) -> bool:
         if self.error is not None:
             raise self.error
         return job_id in self.dead

@@ -77,6 +77,17 @@ def test_a_job_that_ends_takes_its_build_with_it(
         ends(slow, shared_daemon)
 
 
+def test_what_outlives_its_job_gets_its_env(node: RayNode, tmp_path: Path) -> None:
+    """A detached actor, such as Serve's controller, starts actors when the job that made it has ended."""
+    slow = Slow(tmp_path, 9)
+    with driver(node, "leave", slow) as process:
+        assert process.wait(60) == 0
+    with driver(node, "ask", slow) as process:
+        assert process.stdout is not None
+        assert any("ANSWER done" in line for line in process.stdout)
+    assert slow.begun == 1
+
+
 def test_a_task_that_is_left_gets_its_env(node: RayNode, tmp_path: Path) -> None:
     """One of two tasks is cancelled: the build they wait for goes on for the other."""
     slow = Slow(tmp_path, 9)
