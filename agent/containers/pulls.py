@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-#: Set aside before anything is known of an image.
-_GUESS_BYTES = 64 * 1024**2
+#: Set aside before anything is known of an image: podman tells sizes once a second.
+_GUESS_BYTES = 16 * 1024**2
 #: How much larger an image is than its compressed layers: the layers as they come, and unpacked.
 _UNPACKED = 3
 _SECONDS_TO_UNDO = 30.0

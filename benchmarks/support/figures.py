@@ -83,7 +83,7 @@ class Figures:
         table.add_column("", justify="right")
         for name, (what, _, _) in self.ratios.items():
             if (ratio := self.ratio(name)) is not None:
-                table.add_row(what, f"{ratio:.1f}")
+                table.add_row(what, f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}")
         console.print(table)
         table = Table()
         table.add_column("measured")

@@ -5,19 +5,28 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from image_world import MIB, ImageNode, random_image
+from image_world import MIB, ImageNode, Toll, random_image
 from podman_world import PodmanWorld
 from registries import Registry
 
+from ray_envd.agent.errors import NeverFitsError
 from ray_envd.cache.collect import remove
 from ray_envd.cache.errors import InUseError
 from ray_envd.cache.store import Entry
 
 
 @pytest.fixture(scope="module")
-def world(podman_folder: Path, registry: Registry) -> Iterator[PodmanWorld]:
+def toll(registry: Registry) -> Iterator[Toll]:
+    """Slow: podman tells no sizes of what comes within a second."""
+    made = Toll(registry.port, rate=3 * MIB)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def world(podman_folder: Path, registry: Registry, toll: Toll) -> Iterator[PodmanWorld]:
     """A storage of these tests alone."""
-    made = PodmanWorld.make(podman_folder / "kept", [registry.address], small=False)
+    made = PodmanWorld.make(podman_folder / "kept", [registry.address, toll.address], small=False)
     yield made
     made.close()
 
@@ -185,3 +194,28 @@ def _lose(node: ImageNode, lost: Entry, names: Mapping[str, str], before: str) -
             "environment": lost.details["environment"],
         }
         node.store.claims.put(lost.key.owner, f"pull-{tag}", said)
+
+
+async def test_room_is_made_for_a_pull_or_it_ends(
+    tmp_path: Path, world: PodmanWorld, registry: Registry, toll: Toll, podman_folder: Path
+) -> None:
+    """What would never fit is given up in the middle and leaves nothing; else unused images go first."""
+    node = await ImageNode.make(tmp_path, world, budget=24 * MIB)
+    layers, names = podman_folder / "layers", list[str]()
+    for size in (10, 6, 7):
+        second = random_image(layers, size, seed=30)
+        registry.push(second, "kept/room", str(size))
+        names.append(f"{toll.address}/kept/room:{size}")
+    try:
+        session = await node.session()
+        with pytest.raises(NeverFitsError, match="the whole budget is"):
+            await node.acquire(session, names[0])
+        assert (await asyncio.to_thread(world.images), await node.claims()) == ([], [])
+        await node.obtain(session, names[1])
+        await node.acquire(session, names[2])
+        assert await asyncio.to_thread(world.images) == [second.id]
+        assert (len(node.objects()), node.workshop.space.budget.reserved) == (1, 0)
+    finally:
+        await node.manager.end_session(session.id)
+        await node.collector.collect(0)
+        await node.close()

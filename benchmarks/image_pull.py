@@ -1,0 +1,163 @@
+"""The pull of an image through ray-envd, next to ``podman pull`` alone.
+
+``make bench`` runs it; by hand: ``.venv/bin/python benchmarks/image_pull.py --megabytes 500``.
+What is measured from where to where stands in README.md. The exit code is 1 if a measurement was not what it
+claims to be.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
+
+# Found by the line above:
+from figures import Figures, Series, machine  # noqa: E402
+from oci import OciImage, write_layer  # noqa: E402
+from podman_world import PodmanWorld  # noqa: E402
+from processes import NodeError  # noqa: E402
+from registries import Registry  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from ray_envd.agent.containers.images import Image, Images  # noqa: E402
+from ray_envd.agent.metrics import Metrics  # noqa: E402
+from ray_envd.agent.podman.host import Hosts  # noqa: E402
+from ray_envd.agent.progress import Progress  # noqa: E402
+from ray_envd.agent.sessions import Session  # noqa: E402
+from ray_envd.agent.slots import Slots  # noqa: E402
+from ray_envd.agent.spec import parse  # noqa: E402
+from ray_envd.agent.workshop import Bench, Workshop  # noqa: E402
+from ray_envd.cache.budget import Budget  # noqa: E402
+from ray_envd.cache.owner import Owner  # noqa: E402
+from ray_envd.cache.store import Store  # noqa: E402
+
+SERIES = {
+    "podman": Series("podman pull alone"),
+    "pull": Series("the same image through ray-envd, its object committed"),
+    "present": Series("the image is there: a runtime env of another session"),
+}
+RATIOS = {"pull": ("a pull: ray-envd to podman pull alone", "pull", "podman")}
+MIB = 1024**2
+_FILES = 16  # in each layer
+console = Console(stderr=True, highlight=False)
+
+
+class Node:
+    """What of a daemon pulls images, on podman with a storage of its own."""
+
+    def __init__(self, folder: Path, world: PodmanWorld, loop: asyncio.AbstractEventLoop) -> None:
+        self.world, self.folder = world, folder
+        self.store = Store.open(folder / "store")
+        budget = Budget(None, lambda: shutil.disk_usage(folder).free, 0)
+        self.workshop = Workshop(self.store, budget, Metrics(), Slots(2, 2))
+        self.images = Images(self.workshop, Hosts(str(folder)), loop, max_age=float("inf"))
+
+    async def obtain(self, name: str) -> tuple[Image, float]:
+        """The image, and how many milliseconds it took."""
+        told = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.world.variables}
+        session = Session("bench", Owner.current(), sys.executable, told, self.folder)
+        spec = parse(json.dumps({"image": name}))
+        if spec.image is None:
+            raise NodeError("the runtime env names no image")
+        bench = Bench(self.workshop, session, spec, Progress())
+        began = time.perf_counter()
+        try:
+            image = await self.images.obtain(spec.image, bench)
+            return image, (time.perf_counter() - began) * 1000
+        finally:
+            bench.close()
+
+    async def drop(self, image: Image) -> None:
+        """Removes the image with its object."""
+        freed = await self.workshop.thread(self.store.evict, image.entry.key, lambda _key: False)
+        if not freed or await asyncio.to_thread(self.world.images):
+            raise NodeError("the image was not removed")
+
+    async def close(self) -> None:
+        """Ends podman's service, and the store."""
+        await self.images.close()
+        await asyncio.to_thread(self.workshop.close)
+        await asyncio.to_thread(self.store.close)
+
+
+def make_image(folder: Path, megabytes: int, layers: int) -> OciImage:
+    """An image of random files: nothing in it can be compressed, every byte is pulled."""
+    made = []
+    for number in range(layers):
+        folder.mkdir(exist_ok=True)
+        source = folder / f"files-{number}"
+        source.mkdir()
+        for file in range(_FILES):
+            content = random.Random(f"{number} {file}").randbytes(megabytes * MIB // layers // _FILES)
+            (source / f"{file}").write_bytes(content)
+        made.append(write_layer(folder, lambda tar, source=source: tar.add(source, source.name)))
+        shutil.rmtree(source)
+    return OciImage(tuple(made), {"PATH": "/bin"})
+
+
+async def measure(folder: Path, world: PodmanWorld, name: str, rounds: int) -> None:
+    """Pulls in turn; before each the storage is empty and everything written."""
+    node = await asyncio.to_thread(Node, folder / "node", world, asyncio.get_running_loop())
+    try:
+        for number in range(rounds):
+            console.print(f"[dim]round {number + 1} of {rounds}[/]")
+            await asyncio.to_thread(os.sync)
+            began = time.perf_counter()
+            await asyncio.to_thread(world.podman, "pull", "--quiet", name)
+            SERIES["podman"].add((time.perf_counter() - began) * 1000)
+            await asyncio.to_thread(world.podman, "rmi", name)
+            await asyncio.to_thread(os.sync)
+            image, took = await node.obtain(name)
+            if not image.is_new:
+                raise NodeError("the image was there before")
+            SERIES["pull"].add(took)
+            again, took = await node.obtain(name)
+            if again.is_new:
+                raise NodeError("the image was pulled again")
+            SERIES["present"].add(took)
+            await node.drop(image)
+    finally:
+        await node.close()
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON too")
+    for name, default in (("megabytes", 100), ("layers", 4), ("rounds", 5)):
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="rebi-", dir="/tmp"))
+    registry = Registry(folder / "registry")
+    world = PodmanWorld.make(folder / "world", [registry.address], small=False)
+    figures = Figures(SERIES, RATIOS, machine(folder) | {"megabytes": arguments.megabytes})
+    try:
+        (folder / "node").mkdir()
+        made = make_image(folder / "layers", arguments.megabytes, arguments.layers)
+        name = registry.start().push(made, "bench/pull")
+        asyncio.run(measure(folder, world, name, arguments.rounds))
+    except (NodeError, OSError) as error:
+        console.print(f"wrong: {error}", style="red", markup=False)
+        return 1
+    finally:
+        registry.stop()
+        world.close()
+        shutil.rmtree(folder, ignore_errors=True)
+    figures.show(Console(highlight=False), "Pulls of images")
+    if arguments.json:
+        figures.write(arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
