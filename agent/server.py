@@ -68,6 +68,7 @@ from ray_envd.cache.store import Store
 _log = logging.getLogger(__name__)
 EXIT_OK, EXIT_FAILED, EXIT_LOCKED = 0, 1, 5
 _LAG_INTERVAL = 1.0
+_LEAST_REFRESH = 600.0  # seconds between two preparations of what is warm: archives are unpacked for it
 _SYNC_INTERVAL = 10.0  # seconds of builds that a loss of power may cost at most
 
 
@@ -144,7 +145,7 @@ class Daemon:
             Pins(store, store.layout.warm_pins),
             settings.warm_file,
             self.workshop.thread,
-            Pauses(refresh=max(60.0, settings.resolution_ttl)),
+            Pauses(refresh=max(_LEAST_REFRESH, settings.resolution_ttl)),
         )
         self.metrics.watch_warm(self.warm.count)
         self._status = Status(

@@ -1,6 +1,7 @@
 """``serve`` and ``drain``: the daemon's beginning and end."""
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -49,6 +50,9 @@ def serve(state: State, /, **flags: str | bool | None) -> int:
     logs.configure(loaded.settings.log_level, loaded.settings.log_format)
     for warning in loaded.warnings:
         _log.warning("%s", warning)
+    # Before gRPC is loaded. Its handlers crash one in six children of fork(2) while a stream is open (seen
+    # with grpcio 1.85). Tools of other users are forked; those of our own are not (vfork).
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     from ray_envd.agent import server  # noqa: PLC0415 - as above
 
     return server.serve(loaded.settings)

@@ -13,6 +13,7 @@ from ray_envd.agent.config import Settings
 from ray_envd.agent.doctor import containers, interpreter, store, tools
 from ray_envd.agent.doctor import daemon as daemon_checks
 from ray_envd.agent.doctor.finding import Finding, Level, fail, ok, warn
+from ray_envd.agent.doctor.warm import warm_file
 from ray_envd.cache.owner import Owner
 
 __all__ = ["Finding", "Level", "examine", "settings_finding"]
@@ -42,6 +43,7 @@ def examine(
         ("socket", lambda: daemon_checks.socket_folder(settings.socket)),
         ("daemon", lambda: finding),
         ("http", lambda: daemon_checks.http_port(settings.http)),
+        ("warm file", lambda: warm_file(settings.warm_file)),
         ("user namespaces", tools.user_namespaces),
     ]
     if os.geteuid() == 0:

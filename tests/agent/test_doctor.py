@@ -23,6 +23,7 @@ from ray_envd.agent.config import Settings
 from ray_envd.agent.config_sources import load
 from ray_envd.agent.doctor import Finding, Level, examine, interpreter, settings_finding, store, tools
 from ray_envd.agent.doctor import daemon as daemon_checks
+from ray_envd.agent.doctor.warm import warm_file
 
 ROOT = os.geteuid() == 0
 
@@ -270,6 +271,22 @@ def test_the_port_for_metrics() -> None:
         server.server_close()
         assert finding.level is level
     is_bad(finding, Level.WARN, "Address already in use")
+
+
+def test_the_warm_file(tmp_path: Path) -> None:
+    """None is fine; a wrong one keeps the daemon from starting; an interpreter that is not there is told."""
+    path = tmp_path / "warm.toml"
+    assert warm_file(None).level is Level.OK
+    is_bad(warm_file(path), Level.FAIL, "cannot be read")
+    path.write_text("[[envs]]\nruntime_env = 3\n")
+    is_bad(warm_file(path), Level.FAIL, "envs[0]")
+    envs = f"[[envs]]\nname = 'a'\npython = '{sys.executable}'\nruntime_env = {{}}\n"
+    path.write_text(envs)
+    assert warm_file(path).level is Level.OK
+    path.write_text(f"{envs}[[envs]]\nname = 'b'\npython = '/no/python'\nruntime_env = {{}}\n")
+    is_bad(warm_file(path), Level.WARN, "b: /no/python is no program")
+    path.write_text(f"user = 'no-such-user'\n{envs}")
+    is_bad(warm_file(path), Level.WARN, "a: there is no user 'no-such-user'")
 
 
 # Ray

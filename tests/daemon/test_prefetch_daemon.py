@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from daemons import Daemon
 from helpers import make_wheel, wait_until
 from processes import clean_environment
 from raylet import MakeRaylet
-from sources import FileServer, http_of, make_zip
+from sources import FileServer, Slow, http_of, make_zip
 from test_grpc_faces import status_of
 
 from ray_envd.agent.client import Client, Object
@@ -73,6 +74,20 @@ def test_prefetched_envs_are_stored_and_referenced_by_nobody(
     with Client(daemon.socket) as client:
         client.gc(target_bytes=0)
     assert [(each.summary, each.pinned) for each in objects(daemon)] == [("kept==1.0", True)]
+
+
+def test_who_interrupts_it_ends_it(start_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Exit code 130, and no build goes on for nobody."""
+    slow, daemon = Slow(tmp_path, 600), start_daemon()
+    words = (json.dumps(slow.env), "--python", sys.executable)
+    command = [sys.executable, "-m", "ray_envd", "prefetch", "--socket", str(daemon.socket), *words]
+    with subprocess.Popen(command, env=clean_environment(), stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: slow.begun, 60, "the build")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    wait_until(lambda: not slow.processes, 20, "the end of the build")
+    wait_until(lambda: not list(daemon.store.glob("users/*/local/*")), 20, "the end of its session")
+    assert daemon.stats().building == 0
 
 
 def test_a_daemon_warms_its_file(
@@ -143,7 +158,7 @@ def test_a_wrong_file_is_a_wrong_setting(tmp_path: Path) -> None:
 def test_root_prepares_for_another_user(
     start_daemon: Callable[..., Daemon], make_raylet: MakeRaylet, place: Path, short_tmp: Path
 ) -> None:
-    """As him, with nothing of root's environment; his raylet finds it, and it is his alone."""
+    """As him; his raylet finds it, and it is his alone. Tools are forked while gRPC streams."""
     short_tmp.chmod(0o755)
     wheels = place / "wheels"
     env = pip(wheels, "hers")
