@@ -40,6 +40,7 @@ _GUESS_BYTES = 64 * 1024**2
 #: Metadata of what an interpreter has: a folder and a few small files for each distribution.
 _SHADOW_BYTES = 2 * 1024**2
 _SHOWN_PINS = 4
+_IMAGE_DIGITS = 12  # as podman shows them
 #: What an environment cannot do without: how its interpreter finds its packages, and on the host the
 #: interpreter that it leads to. That of an image is in the image, which does not change.
 _CONFIGURATION, _INTERPRETER = "venv/pyvenv.cfg", "venv/bin/python"
@@ -159,6 +160,8 @@ class Environments:
 
         key = bench.key("base", interpreter.digest)
         summary = f"metadata of {interpreter.executable}"
+        if interpreter.image:
+            summary += f" in image {interpreter.image[:_IMAGE_DIGITS]}"
         entry, _ = await bench.obtain(key, fill, field=work.field, summary=summary, reserve=_SHADOW_BYTES)
         return entry
 

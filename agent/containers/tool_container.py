@@ -28,7 +28,8 @@ from ray_envd.cache.removal import remove_tree
 _SCRIPT = Path(__file__).with_name("serve_script.py")
 _SOCKET = "tools.sock"
 _START_SECONDS = 180.0  # of a container; users' own re-own a new image's layers first
-_END_SECONDS = 2.0
+_CANCEL_SECONDS = 2.0  # for a cancelled run's container to end by itself
+_END_SECONDS = 10.0  # for podman to remove one whose work is done
 _NO_COMMAND, _NO_LIBRARY = 127, "error while loading shared libraries"  # ld.so(8)
 _LINE_BYTES = 1024 * 1024  # a line of output, each of its characters escaped
 
@@ -106,7 +107,7 @@ class _Tools:
                 return await self._answer(argv[0], on_line)
             except asyncio.CancelledError:
                 self._writer.close()
-                await asyncio.wait({self._running}, timeout=_END_SECONDS)
+                await asyncio.wait({self._running}, timeout=_CANCEL_SECONDS)
                 raise
 
     async def _answer(self, program: str, on_line: LineCallback | None) -> Completed:

@@ -151,18 +151,21 @@ async def _install(
     arguments += [*flags(request), "-r", str(_lock_file(work))]
     # uv takes a folder for unchanged if its pyproject.toml is; whether it is, our key says.
     arguments += [word for name in lock.folders for word in ("--refresh-package", name)]
-    variables = request.options.variables
+    variables, own_cache = request.options.variables, None
     if work.interpreter.image:
         if not lock.folders and await _install_wheels(arguments, variables, work, target, ahead):
             return
         await asyncio.to_thread(_empty, work, target)
-        work = replace(work, tools=replace(work.tools, cache_dir=work.workdir / "uv-cache"))
+        own_cache = target.with_name("uv-cache")  # in the object's folder: its growth is watched
+        work = replace(work, tools=replace(work.tools, cache_dir=own_cache))
     elif "--offline" not in arguments and not lock.folders:
         offline = await uv.run(work, [*arguments, "--offline"], variables)
         if offline.returncode == 0:
             return
     await ahead(_lock_file(work))
     await uv.run_checked(work, arguments, variables, doing="install the packages")
+    if own_cache is not None:
+        await asyncio.to_thread(_remove, work, own_cache)
 
 
 async def _install_wheels(
@@ -187,6 +190,11 @@ def _has_local_builds(work: Work, target: Path) -> bool:
     with acting_as(work.owner):
         folders = (target / work.interpreter.purelib).glob("*.dist-info/WHEEL")
         return any(_LOCAL_TAG.search(path.read_text(encoding="utf-8")) for path in folders)
+
+
+def _remove(work: Work, folder: Path) -> None:
+    with acting_as(work.owner):
+        remove_tree(folder)
 
 
 def _empty(work: Work, target: Path) -> None:
