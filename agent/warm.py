@@ -20,6 +20,7 @@ from ray_envd.agent.config import ConfigError
 from ray_envd.agent.errors import EnvError, Retry
 from ray_envd.agent.prefetch import Prefetcher
 from ray_envd.agent.progress import Event
+from ray_envd.agent.room import to_the_end
 from ray_envd.agent.warm_file import Wanted, WarmEnv
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.pins import Pins
@@ -132,8 +133,9 @@ class Warm:
 
     # the file
 
-    def _adopt(self, envs: Iterable[WarmEnv]) -> None:
-        """Begins with what is new, and ends what has left. What failed begins anew."""
+    def _adopt(self, envs: Iterable[WarmEnv]) -> "list[asyncio.Task[None]]":
+        """Begins with what is new, and ends what has left, which it returns. What failed begins anew."""
+        ended = []
         wanted = {env.digest: env for env in envs}
         failed = {State.FAILED, State.REFUSED}
         for digest, kept in tuple(self._kept.items()):
@@ -141,11 +143,13 @@ class Warm:
                 del self._kept[digest]
                 if kept.task is not None:
                     kept.task.cancel()
+                    ended.append(kept.task)
         for digest, env in wanted.items():
             kept = self._kept.setdefault(digest, _Kept(env))
             kept.env = env  # it may have another name now
             if kept.task is None:
                 kept.task = self._spawn(self._keep(kept), f"warm {env.title}")
+        return ended
 
     async def _watch(self, stamp: tuple[int, ...]) -> None:
         if self._kept:
@@ -163,8 +167,10 @@ class Warm:
         except ConfigError as error:
             _log.error("%s; what it said before still holds; remedy: %s", error, error.remedy)
             return
-        self._adopt(envs)
+        ended = self._adopt(envs)
         _log.info("%s has changed: %d runtime envs are to be kept warm", path, len(self._kept))
+        if ended:
+            await asyncio.wait(ended)  # they may be pinning
         await self._let_go()
 
     async def _let_go(self) -> None:
@@ -214,7 +220,7 @@ class Warm:
         _log.log(level, "warm: %s: %s", kept.env.title, error)
 
     async def _pin(self, name: str, keys: Sequence[ObjectKey]) -> None:
-        await self.thread(self.pins.take, name, keys)
+        await to_the_end(self.thread(self.pins.take, name, keys))
 
     async def _while_it_stands(self, kept: _Kept) -> None:
         """Until it must be prepared again; what is not pinned may be collected, and never is."""

@@ -17,6 +17,7 @@ runtime env is written as Ray sends it to a node: no driver has read requirement
 """
 
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,9 +109,11 @@ def stamp(path: Path) -> tuple[int, ...]:
 
 def _document(path: Path) -> Mapping[str, Any]:
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            about, content = os.fstat(file.fileno()), file.read(_LARGEST + 1)
         if len(content) > _LARGEST:
-            raise ConfigError(f"the warm file {path} has {len(content)} bytes", "is it the right file?")
+            raise ConfigError(f"the warm file {path} is larger than 16 MiB", "is it the right file?")
+        _refuse_others(path, about)
         text = content.decode()
         whole = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except OSError as error:
@@ -124,6 +127,18 @@ def _document(path: Path) -> Mapping[str, Any]:
     if not isinstance(whole, dict):
         raise ConfigError(f"the warm file {path} is no JSON object", 'write {"envs": [{"runtime_env": {…}}]}')
     return whole
+
+
+def _refuse_others(path: Path, about: os.stat_result) -> None:
+    """Who writes the file has packages built as whichever user he names."""
+    is_root = os.geteuid() == 0
+    if about.st_uid not in {0, os.geteuid()}:
+        raise ConfigError(
+            f"the warm file {path} belongs to uid {about.st_uid}", f"chown {os.geteuid()} {path}"
+        )
+    # Many an ordinary user has a group of his own, which may write all that is his.
+    if about.st_mode & (0o022 if is_root else 0o002):
+        raise ConfigError(f"others may write the warm file {path}", f"chmod go-w {path}")
 
 
 def _check(table: Mapping[str, Any], known: Mapping[str, type], path: Path, where: str) -> None:

@@ -1,6 +1,7 @@
 """The warm file: what it may say, and what is said of one that is wrong."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,16 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
         load(written(tmp_path, '{"envs": [', "a.json"))
     with pytest.raises(ConfigError, match="is no JSON object"):
         load(written(tmp_path, "[]", "b.json"))
+
+
+def test_a_file_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    """They could have packages built, which is to run code, as any user."""
+    path = written(tmp_path, "")
+    path.chmod(0o646)
+    with pytest.raises(ConfigError, match="others may write"):
+        load(path)
+    if os.geteuid() == 0:
+        os.chown(path, 41000, 41000)
+        path.chmod(0o644)
+        with pytest.raises(ConfigError, match="belongs to uid 41000"):
+            load(path)
