@@ -7,20 +7,23 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
+from ray_envd.agent.config_kinds import OBJECT_KINDS
 from ray_envd.agent.space import Freed, Space
 from ray_envd.agent.uv_caches import UvCaches
 from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.collect import Collected, collect
-from ray_envd.cache.gc import Limits
+from ray_envd.cache.gc import Cause, Limits
 from ray_envd.cache.records import Entry
 from ray_envd.cache.references import References
 from ray_envd.cache.text import bytes_text
+from ray_envd.cache.usage import totals
 
 _log = logging.getLogger(__name__)
 _INTERVAL = 60.0  # seconds between looks at the store when nothing happens
 _DISK_INTERVAL = 5.0  # seconds between looks at the disk, which others fill too
 _MEASURE_INTERVAL = 600.0  # seconds between looks at uv's caches when nothing is built: others prune too
 _CALM = 0.5  # seconds to let a burst of events pass
+_SHARE = 20  # the sums over all objects are made in at most one part in so many of the time
 _AMPLE = 1.25  # where others have filled the disk, so many times its minimum is to be free again
 
 
@@ -32,6 +35,7 @@ class Collector:
         self._poked = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self._due = 0.0  # monotonic seconds, when to look at the store again
+        self._sums_due = 0.0  # monotonic seconds, when to make the sums over all objects again
 
     @property
     def _space(self) -> Space:
@@ -74,29 +78,41 @@ class Collector:
         old = time.monotonic() - self._uv.measured > _MEASURE_INTERVAL
         if old or not self._uv.growth.is_settled or not self._uv.bytes:
             await self._uv.measure()
-        metrics, store = self._workshop.metrics, self._workshop.store
-        entries = store.entries()
-        metrics.objects.set(len(entries))
-        metrics.stored_bytes.set(store.stored_bytes())
-        metrics.uv_cache_bytes.set(self.uv_cache_bytes)
-        metrics.references.set(self._references.total())
         high = self._limits.high_bytes
-        damaged = any(entry.damaged for entry in entries)
+        damaged = any(entry.damaged for entry in self._workshop.store.entries())
         if (high is not None and self._space.used > high) or self._limits.kind_bytes or damaged:
-            await self._reclaim(None, self._limits)
+            await self._reclaim(None, self._limits, "watermark")
             young = self._next_old_enough()
             if young is not None and (self._limits.kind_bytes or self._space.used > (high or 0)):
                 self._due = min(self._due, time.monotonic() + young)
         await self._look_at_disk()
         self._space.changed()
+        await self._tell_sums()
+
+    async def _tell_sums(self) -> None:
+        """For Prometheus: what only a walk over all objects can tell."""
+        started = time.monotonic()
+        if started < self._sums_due:
+            self._due = min(self._due, self._sums_due)
+            return
+        sums = await self._workshop.thread(totals, self._workshop.store)
+        metrics = self._workshop.metrics.store
+        metrics.apparent_bytes.set(sums.apparent)
+        metrics.image_bytes.set(sums.layers)
+        for kind in OBJECT_KINDS:
+            metrics.objects.labels(kind).set(sums.objects.get(kind, 0))
+            metrics.exclusive_bytes.labels(kind).set(sums.exclusive.get(kind, 0))
+        now = time.monotonic()
+        self._sums_due = now + _SHARE * (now - started)
 
     async def _look_at_disk(self) -> None:
         """Others may have filled the disk: then the store gives, though it is within its own limits."""
         least = self._space.budget.min_free
         free = await self._workshop.thread(self._space.budget.disk_free)
+        self._workshop.metrics.store.disk_free_bytes.set(free)
         if free >= least:
             return
-        done = await self._reclaim(self._space.used - int(least * _AMPLE - free), self._limits)
+        done = await self._reclaim(self._space.used - int(least * _AMPLE - free), self._limits, "disk")
         if done.freed_bytes:
             _log.warning(
                 "the disk had %s free, less than min_free; %s were collected",
@@ -110,7 +126,7 @@ class Collector:
         limits = self._limits if target is None else replace(self._limits, min_unused_seconds=0.0)
         if dry_run:
             return await self._plan(target, limits)
-        return await self._reclaim(target, limits)
+        return await self._reclaim(target, limits, "request")
 
     async def make_room(self, missing: int) -> Freed:
         """Frees at least so many bytes, or nothing; never what was used a moment ago."""
@@ -122,7 +138,7 @@ class Collector:
         missing -= found
         target = max(0, self._space.used - missing)
         if await self._could_free(missing, self._limits):
-            done = await self._reclaim(target, self._limits)
+            done = await self._reclaim(target, self._limits, "room")
             if done.freed_bytes:
                 return Freed(done.freed_bytes)
         if await self._could_free(missing, replace(self._limits, min_unused_seconds=0.0)):
@@ -175,9 +191,10 @@ class Collector:
             uv_cache_bytes=self._uv.growth.stored,
         )
 
-    async def _reclaim(self, target: int | None, limits: Limits) -> Collected:
+    async def _reclaim(self, target: int | None, limits: Limits, reason: str) -> Collected:
         """First what uv's caches hold for nobody, then objects, then what those had from uv's caches."""
         async with self._one_at_a_time:
+            started = time.monotonic()
             goal = self._goal(limits) if target is None else max(0, target)
             freed = await self._prune(goal)
             if target is None and goal is not None:
@@ -192,7 +209,6 @@ class Collector:
                 target=target,
                 uv_cache_bytes=self._uv.growth.stored,
             )
-            self._count(done)
             if done.victims:
                 entries = [victim.entry for victim in done.victims]
                 await self._uv.note_used((e.key.owner, e.details, e.last_used) for e in entries)
@@ -200,7 +216,8 @@ class Collector:
             if goal is not None and (excess := self._space.used - goal) > 0:
                 freed += await self._uv.empty(excess)
             freed += done.freed_bytes
-        self._workshop.metrics.freed_bytes.inc(freed)
+            self._workshop.metrics.store.collection_seconds.labels(reason).observe(time.monotonic() - started)
+        self._count(done, freed, reason)
         self._space.changed()
         return replace(done, freed_bytes=freed, remaining_bytes=self._space.used)
 
@@ -212,10 +229,18 @@ class Collector:
         excess = 0 if goal is None else self._space.used - goal
         return await self._uv.shrink(excess) if excess > 0 else 0
 
-    def _count(self, done: Collected) -> None:
+    def _count(self, done: Collected, freed: int, reason: str) -> None:
+        """What went for a limit of its own is told apart from what the collection was made for."""
+        metrics = self._workshop.metrics.store
         for victim in done.victims:
-            self._workshop.metrics.evictions.labels(victim.entry.key.kind).inc()
+            kind, cause = victim.entry.key.kind, victim.cause
+            if cause is Cause.WHOLE:
+                metrics.evicted(kind, reason, 0)
+            else:
+                metrics.evicted(kind, cause, victim.frees)
+                freed -= victim.frees
             _log.info("collected %s (%s): %s", victim.entry.key.id, victim.entry.summary, victim.reason)
+        metrics.freed_bytes.labels(reason).inc(max(0, freed))
 
 
 def _together(entries: Iterable[Entry]) -> int:

@@ -136,7 +136,8 @@ class Environments:
             venv = shadow.path / "venv"
             work = await self._wanted_uv(request, work, venv, bench)
             fresh = not request.is_pinned
-            lock = await resolve(request, work, shadow=venv, file_digests=digests, fresh=fresh)
+            with bench.workshop.metrics.builds.phase("python", "resolve"):
+                lock = await resolve(request, work, shadow=venv, file_digests=digests, fresh=fresh)
             if lock.pins:
                 work.report("resolved", ", ".join(_pins(lock)))
             key = bench.key("python", lock.digest)

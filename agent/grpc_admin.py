@@ -145,6 +145,7 @@ class AdminService(services.AdminServiceServicer):
                 freed = await self._manager.workshop.thread(remove, self._store, self._references, entry)
         except cache_errors.StoreError as error:
             await _abort(context, error)
+        self._manager.metrics.store.evicted(entry.key.kind, "removed", freed)
         return pb.RemoveReply(id=entry.id, freed_bytes=freed)
 
     async def Pin(self, request: pb.PinRequest, context: Context) -> pb.PinReply:  # noqa: N802

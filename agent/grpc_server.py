@@ -10,6 +10,8 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from ray_envd.agent.grpc_timing import TimedService
+from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.pb import POOL, admin_pb2, admin_pb2_grpc, runtime_env_pb2, runtime_env_pb2_grpc
 
 _UNLIMITED = [
@@ -52,8 +54,10 @@ class GrpcServer:
         self,
         runtime_env: runtime_env_pb2_grpc.RuntimeEnvServiceServicer,
         admin: admin_pb2_grpc.AdminServiceServicer,
+        metrics: Metrics,
     ) -> None:
-        self._runtime_env, self._admin = runtime_env, admin
+        self._runtime_env: Any = TimedService(runtime_env, metrics)
+        self._admin: Any = TimedService(admin, metrics)
         self._servers: list[aio.Server] = []
         self._health = health.aio.HealthServicer()
 

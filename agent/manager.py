@@ -168,7 +168,7 @@ class Manager:
             return None
         if not self._take(session, digest, env, counted=ask.counted):
             return None
-        self.metrics.acquires.labels("hit").inc()
+        self.metrics.requests.hits.inc()
         if envs.tell(ask.job_id, digest):
             self._tell_reuse(session, ask)
         return env.context
@@ -184,17 +184,22 @@ class Manager:
         Raises:
             EnvError: it cannot be prepared, or not in time; no reference was added.
         """
-        started = time.monotonic()
+        metrics, started = self.metrics.requests, time.monotonic()
         outcome = "failed"
+        metrics.pending.inc()
         try:
             env = await self._acquire(session, ask, listener)
             outcome = "built" if env.built else "hit"
         except EnvError as error:
-            self.metrics.failures.labels(error.code).inc()
+            metrics.failures.labels(error.code).inc()
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"  # who asked has gone
             raise
         finally:
-            self.metrics.acquires.labels(outcome).inc()
-            self.metrics.acquire_seconds.labels(outcome).observe(time.monotonic() - started)
+            metrics.pending.dec()
+            metrics.acquires.labels(outcome).inc()
+            metrics.acquire_seconds.labels(outcome).observe(time.monotonic() - started)
         return env
 
     async def _acquire(self, session: Session, ask: Ask, listener: Listener | None) -> ReadyEnv:
@@ -442,9 +447,11 @@ class Manager:
 
     async def _evict(self, key: ObjectKey) -> None:
         try:
-            await self.workshop.thread(self.workshop.store.evict, key, self.references.is_referenced)
+            freed = await self.workshop.thread(self.workshop.store.evict, key, self.references.is_referenced)
         except StoreError as error:
             _log.info("not collected: %s", error)
+        else:
+            self.metrics.store.evicted(key.kind, "session_limit", freed)
 
     def info(self, session: Session) -> list[EnvState]:
         """The envs of a session: those in use, those ready, those that failed."""

@@ -107,7 +107,10 @@ class Packages:
                 report("downloading", shown, done=done, total=total)
 
             try:
-                fetched = await fetch(uri, staging, context, field=field, report=heard, secure=room.secure)
+                with bench.workshop.metrics.builds.phase("archive", "download"):
+                    fetched = await fetch(
+                        uri, staging, context, field=field, report=heard, secure=room.secure
+                    )
                 key = bench.key("archive", fetched.sha256)
                 fill = partial(_move_in, staging, _file_name(uri), bench.session.owner, fetched.bytes)
                 await bench.obtain(key, fill, field=field, summary=shown, reserve=0)

@@ -8,11 +8,13 @@ Ray Client's server and the dashboard call the same port.
 
 import hmac
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 
 from google.protobuf.message import DecodeError
+from prometheus_client import Histogram
 
 from ray_envd.agent.errors import DrainingError, EnvError, unexpected
 from ray_envd.agent.http import HANG_UP, Request, Response
@@ -24,6 +26,12 @@ from ray_envd.cache.errors import NotReferencedError
 _log = logging.getLogger(__name__)
 _COOKIE = "ray-authentication-token"
 _BEARER = "bearer "
+#: By path, as gRPC calls them.
+_METHODS = {
+    "/get_or_create_runtime_env": "GetOrCreateRuntimeEnv",
+    "/delete_runtime_env_if_possible": "DeleteRuntimeEnvIfPossible",
+    "/get_runtime_envs_info": "GetRuntimeEnvsInfo",
+}
 
 
 class RayletFace:
@@ -31,6 +39,9 @@ class RayletFace:
 
     def __init__(self, session: Session, manager: Manager) -> None:
         self._session, self._manager = session, manager
+        self._seconds = manager.metrics.requests.rpc_seconds
+        #: Bound once each: this is on the path of a hit.
+        self._bound: dict[tuple[str, str], Histogram] = {}
         self._routes: dict[str, Callable[[bytes], Response | Awaitable[Response]]] = {
             "/get_or_create_runtime_env": self._get_or_create,
             "/delete_runtime_env_if_possible": self._delete,
@@ -39,6 +50,30 @@ class RayletFace:
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
         """Routes a request; answers hits without making a task."""
+        began = time.perf_counter()
+        method = _METHODS.get(request.path, "other")
+        answer = self._answer(request)
+        if isinstance(answer, Response):
+            self._measure(method, str(answer.status), began)
+            return answer
+        return self._measured(method, answer, began)
+
+    async def _measured(self, method: str, answer: Awaitable[Response], began: float) -> Response:
+        code = "cancelled"
+        try:
+            response = await answer
+            code = str(response.status or "dropped")
+        finally:
+            self._measure(method, code, began)
+        return response
+
+    def _measure(self, method: str, code: str, began: float) -> None:
+        bound = self._bound.get((method, code))
+        if bound is None:
+            bound = self._bound[method, code] = self._seconds.labels("raylet", method, code)
+        bound.observe(time.perf_counter() - began)
+
+    def _answer(self, request: Request) -> Response | Awaitable[Response]:
         refusal = self._unauthorized(request)
         if refusal is not None:
             return refusal

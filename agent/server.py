@@ -93,7 +93,7 @@ class Daemon:
             settings.min_free_bytes,
         )
         slots = Slots(settings.build_parallelism, long_builds(settings.build_parallelism))
-        self.metrics.watch_slots(slots)
+        self.metrics.builds.watch_slots(slots)
         self.workshop = Workshop(store, budget, self.metrics, slots)
         self.references = References.open(store.layout.sessions)
         packages = Packages(resolution_ttl=settings.resolution_ttl, max_bytes=settings.archive_max_bytes)
@@ -147,7 +147,7 @@ class Daemon:
             self.workshop.thread,
             Pauses(refresh=max(_LEAST_REFRESH, settings.resolution_ttl)),
         )
-        self.metrics.watch_warm(self.warm.count)
+        self.metrics.daemon.watch_warm(self.warm.count)
         self._status = Status(
             self.manager, self.collector, self.warm, budget, str(settings.store), settings.budget_bytes
         )
@@ -161,11 +161,15 @@ class Daemon:
             self._status,
             self.drain,
         )
-        self._grpc = GrpcServer(RuntimeEnvService(self.manager, self._sessions), admin)
+        self._grpc = GrpcServer(RuntimeEnvService(self.manager, self._sessions), admin, self.metrics)
         self._inner = settings.socket.parent / f".{settings.socket.name}.{secrets.token_hex(4)}"
         self._gate = Gate(settings.socket, self._inner / "grpc")
         self._http: HttpServer | None = None
         self._idle_since = time.monotonic()
+        self.metrics.daemon.ready.set_function(self._takes_work)
+
+    def _takes_work(self) -> bool:
+        return self._ready and not self.manager.draining
 
     # start
 
@@ -193,6 +197,7 @@ class Daemon:
             self._spawn(self._end_when_idle(self.settings.idle_exit), "idle exit")
         self.warm.start(wanted)
         await self._grpc.set_serving(True)
+        self.metrics.daemon.interpreter_gc.watch()
         self._ready = True
 
     async def _end_local_sessions(self, recorded: Mapping[str, Mapping[str, Any]]) -> None:
@@ -219,7 +224,7 @@ class Daemon:
 
     def _missing(self) -> list[str]:
         """Why the daemon is not ready."""
-        if not self._ready or self.manager.draining:
+        if not self._takes_work():
             return ["it starts or ends"]
         return self.warm.missing() if self.settings.ready_when_warm else []
 
@@ -243,7 +248,7 @@ class Daemon:
         while True:
             due = loop.time() + _LAG_INTERVAL
             await asyncio.sleep(_LAG_INTERVAL)
-            self.metrics.loop_lag.set(max(0.0, loop.time() - due))
+            self.metrics.daemon.loop_lag.observe(max(0.0, loop.time() - due))
             notify.watchdog()
             await asyncio.to_thread(process_tree.reap)
 
@@ -267,7 +272,7 @@ class Daemon:
 
     def _sessions_changed(self) -> None:
         self._idle_since = time.monotonic()
-        self.metrics.sessions.set(len(self.links.sessions))
+        self.metrics.daemon.sessions.set(len(self.links.sessions))
 
     async def _end_when_idle(self, seconds: float) -> None:
         """A daemon that a link started ends when nobody has been attached or held anything for so long."""
@@ -294,6 +299,7 @@ class Daemon:
         """Drains, then closes; every step is bounded."""
         notify.stopping()
         self._ready = False
+        self.metrics.daemon.interpreter_gc.stop()
         self.manager.draining = True
         await self._grpc.set_serving(False)
         await self.warm.stop()  # nobody waits for it

@@ -81,6 +81,8 @@ class Space:
         self._learned: dict[Hashable, int] = {}
         self._open: dict[Room, None] = {}
         self._sampler: asyncio.Task[None] | None = None
+        #: How many wait for room.
+        self.waiting = 0
 
     @property
     def used(self) -> int:
@@ -145,6 +147,7 @@ class Space:
         with contextlib.suppress(cache_errors.NoRoomError):
             return await self._try(size)
         reservation: Reservation | None = None
+        self.waiting += 1
         try:
             async with self._aside():
                 reservation = await self._wait_for_room(size, field, report)
@@ -153,6 +156,8 @@ class Space:
             if reservation is not None:
                 reservation.release()
             raise
+        finally:
+            self.waiting -= 1
         return reservation
 
     async def _wait_for_room(self, size: int, field: str, report: Report) -> Reservation:

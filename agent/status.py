@@ -7,11 +7,12 @@ import time
 from typing import Any
 
 from ray_envd.agent.collector import Collector
+from ray_envd.agent.config_kinds import OBJECT_KINDS
 from ray_envd.agent.manager import Manager
 from ray_envd.agent.warm import Warm
 from ray_envd.cache.budget import Budget
 from ray_envd.cache.store import Store
-from ray_envd.cache.usage import other_bytes
+from ray_envd.cache.usage import other_bytes, totals
 
 
 class Status:
@@ -24,6 +25,18 @@ class Status:
         self._manager, self._collector, self._budget = manager, collector, budget
         self._store, self._limit = store, limit
         self._started = time.monotonic()
+        self._publish()
+
+    def _publish(self) -> None:
+        """Has Prometheus told, each time it asks, what others know at once."""
+        metrics, workshop = self._manager.metrics, self._manager.workshop
+        metrics.store.limit_bytes.set(self._limit)
+        metrics.store.min_free_bytes.set(self._budget.min_free)
+        metrics.store.stored_bytes.set_function(workshop.store.stored_bytes)
+        metrics.store.uv_cache_bytes.set_function(lambda: self._collector.uv_cache_bytes)
+        metrics.store.reserved_bytes.set_function(lambda: self._budget.reserved)
+        metrics.builds.waiting_for_room.set_function(lambda: workshop.space.waiting)
+        metrics.daemon.references.set_function(self._manager.references.total)
 
     async def collect(self) -> dict[str, Any]:
         """The fields of StatsReply but for the version."""
@@ -42,36 +55,36 @@ class Status:
             "disk_total_bytes": disk.total,
             "sessions": len(manager.references.sessions()),
             "references": manager.references.total(),
-            "hits": self._value("ray_envd_acquires_total", outcome="hit"),
-            "misses": self._value("ray_envd_acquires_total", outcome="built"),
-            "failures": self._value("ray_envd_acquires_total", outcome="failed"),
-            "builds": sum(
-                int(sample.value)
-                for metric in manager.metrics.builds.collect()
-                for sample in metric.samples
-                if sample.name.endswith("_total") and sample.labels["outcome"] == "built"
+            "hits": self._acquires("hit"),
+            "misses": self._acquires("built"),
+            "failures": self._acquires("failed"),
+            "builds": int(
+                sum(
+                    manager.metrics.value("ray_envd_builds_total", kind=kind, outcome="built")
+                    for kind in OBJECT_KINDS
+                )
             ),
-            "building": int(manager.metrics.registry.get_sample_value("ray_envd_building") or 0),
+            "building": int(manager.metrics.value("ray_envd_building")),
             "resident_bytes": resident_bytes(),
             "draining": manager.draining,
             **{f"warm_{state}": count for state, count in self._warm.count().items()},
         }
 
-    def _value(self, name: str, **labels: str) -> int:
-        return int(self._manager.metrics.registry.get_sample_value(name, labels) or 0)
+    def _acquires(self, outcome: str) -> int:
+        return int(self._manager.metrics.value("ray_envd_acquires_total", outcome=outcome))
 
 
 def _sizes(store: Store) -> dict[str, int]:
     """What the store weighs; blocking, but for the walk of uv's caches."""
-    entries, ledger = store.entries(), store.ledger()
+    sums = totals(store)
     return {
-        "objects": len(entries),
-        "object_bytes": ledger.total,
-        "image_bytes": ledger.beyond,
-        "apparent_bytes": sum(entry.size.apparent for entry in entries),
-        "exclusive_bytes": sum(ledger.exclusive(entry.size) for entry in entries),
+        "objects": sum(sums.objects.values()),
+        "object_bytes": sums.stored,
+        "image_bytes": sums.layers,
+        "apparent_bytes": sums.apparent,
+        "exclusive_bytes": sum(sums.exclusive.values()),
         "other_bytes": other_bytes(store),
-        "damaged": sum(1 for entry in entries if entry.damaged),
+        "damaged": sums.damaged,
     }
 
 

@@ -1,6 +1,7 @@
 """HTTP on loopback for machines that watch: ``/metrics``, ``/healthz``, ``/readyz``."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 
 from ray_envd.agent.http import Request, Response
@@ -19,12 +20,12 @@ class StatusFace:
         """``missing`` says why the daemon is not ready, a line each; nothing if it is."""
         self._metrics, self._missing = metrics, missing
 
-    def __call__(self, request: Request) -> Response:
+    def __call__(self, request: Request) -> Response | Awaitable[Response]:
         """Routes a request."""
         if request.method not in {"GET", "HEAD"}:
             return Response.text("use GET\n", HTTPStatus.METHOD_NOT_ALLOWED)
         if request.path == "/metrics":
-            return Response(self._metrics.render(), content_type=_METRICS_TYPE)
+            return self._told()
         if request.path == "/healthz":
             return Response.text("ok\n")
         if request.path == "/readyz":
@@ -34,3 +35,7 @@ class StatusFace:
             lines = "\n  ".join(missing)
             return Response.text(f"not ready: {lines}\n", HTTPStatus.SERVICE_UNAVAILABLE)
         return Response.text("not found\n", HTTPStatus.NOT_FOUND)
+
+    async def _told(self) -> Response:
+        """There are a thousand lines and more: they are written in a thread."""
+        return Response(await asyncio.to_thread(self._metrics.render), content_type=_METRICS_TYPE)

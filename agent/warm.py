@@ -115,7 +115,8 @@ class Warm:
 
     def count(self) -> dict[str, int]:
         """How many are wanted, how many of these are ready, and of how many the last attempt failed."""
-        states = [kept.state for kept in self._kept.values()]
+        # A copy, made at once: Prometheus' figures are written in a thread.
+        states = [kept.state for kept in tuple(self._kept.values())]
         failed = states.count(State.FAILED) + states.count(State.REFUSED)
         return {"wanted": len(states), "ready": states.count(State.READY), "failed": failed}
 

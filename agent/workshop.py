@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from ray_envd.agent.errors import EnvError
 from ray_envd.agent.guard import Guard
-from ray_envd.agent.metrics import Metrics
+from ray_envd.agent.metrics import BuildPhases, Metrics, outcome_of
 from ray_envd.agent.once import Once
 from ray_envd.agent.progress import Event, Progress
 from ray_envd.agent.python.platform import Platform
@@ -112,9 +112,15 @@ class Workshop:
         """
         built = False
         while (entry := await self.hold(key)) is None:
+            if not built:
+                self.metrics.builds.lookups.labels(
+                    key.kind, "joined" if self.once.running(key) else "miss"
+                ).inc()
             make = partial(self._make, key, owner, builder, field, summary, reserve, session)
             await self.share(key, make, session, listener)
             built = True
+        if not built:
+            self.metrics.builds.found(key.kind, entry.build_seconds)
         return entry, built
 
     async def hold(self, key: ObjectKey) -> Entry | None:
@@ -167,26 +173,35 @@ class Workshop:
         session: str,
         progress: Progress,
     ) -> None:
-        self.metrics.building.inc()
-        outcome = "failed"
+        metrics = self.metrics.builds
+        phases = metrics.phases(key.kind)
+        metrics.building.inc()
+        outcome = "built"
         try:
             report = partial(progress.report, field)
 
             async def work(room: Room) -> None:
-                async with self.slots.slot(session, key):
-                    try:
-                        await self._build(key, owner, builder, report, summary, room)
-                    except OSError as error:
+                phases.enter("slot")
+                try:
+                    async with self.slots.slot(session, key):
+                        await self._build(key, owner, builder, report, summary, room, phases)
+                except BaseException as error:
+                    # Not necessarily the end of the build: one that has outgrown its room starts over.
+                    phases.leave(outcome_of(error))
+                    if isinstance(error, OSError):
                         raise _disk_error(error, field) from error
+                    raise
 
+            phases.enter("room")
             await self.space.run(key, reserve, work, field=field, report=report)
-            outcome = "built"
-        except asyncio.CancelledError:
-            outcome = "cancelled"
+            phases.leave("done")
+        except BaseException as error:
+            outcome = outcome_of(error)
+            phases.leave(outcome)
             raise
         finally:
-            self.metrics.building.dec()
-            self.metrics.builds.labels(key.kind, outcome).inc()
+            metrics.building.dec()
+            metrics.builds.labels(key.kind, outcome).inc()
             self.after_build()
 
     async def _build(
@@ -197,7 +212,9 @@ class Workshop:
         report: Report,
         summary: str,
         room: Room,
+        phases: BuildPhases,
     ) -> None:
+        phases.enter("make")
         started = time.monotonic()
         build = await self._begin(key, owner)
         room.writes_to(build.path, owner)
@@ -209,8 +226,9 @@ class Workshop:
             raise
         seconds = time.monotonic() - started
         room.finish()
+        phases.enter("commit")
         await to_the_end(self.thread(self._commit, build, summary, seconds, made))
-        self.metrics.build_seconds.labels(key.kind).observe(seconds)
+        self.metrics.builds.fetched_bytes.labels(key.kind).inc(made.fetched_bytes)
 
     async def _begin(self, key: ObjectKey, owner: Owner) -> Build:
         return await _kept(self.thread(self.store.begin, key, owner), partial(self.thread, self._abandon))
@@ -363,6 +381,7 @@ class Bench:
             return None
         entry = await self.workshop.hold(link.key)
         if entry is not None:
+            self.workshop.metrics.builds.found(link.key.kind, entry.build_seconds)
             self._held.append(entry)
         return entry
 

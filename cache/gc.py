@@ -6,6 +6,7 @@ asked of the disk here and nothing changed; :mod:`ray_envd.cache.collect` acts o
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from ray_envd.cache.account import Account
 from ray_envd.cache.candidates import Candidate, Candidates
@@ -48,19 +49,29 @@ class Limits:
             raise ValueError(f"the low watermark {self.low_bytes} is above the high one {self.high_bytes}")
 
 
+class Cause(StrEnum):
+    """Which limit asks for an object."""
+
+    DAMAGED = "damaged"
+    KIND = "kind_limit"
+    WHOLE = "whole"  # the high watermark's, or a target's
+
+
 @dataclass(frozen=True, slots=True)
 class Victim:
     """An object to collect, and why.
 
     Attributes:
         entry: the object.
-        why: which limit asks for it.
+        cause: which limit asks for it.
+        why: the same in words.
         age: seconds since it was used.
         frees: bytes that it frees when its turn comes, those before it being gone.
         worth: seconds that a byte of it was likely to save, see :mod:`ray_envd.cache.worth`.
     """
 
     entry: Entry
+    cause: Cause
     why: str
     age: float
     frees: int
@@ -133,7 +144,7 @@ class _Planning:
     def __init__(self, ledger: Ledger, extra_bytes: int, limits: Limits, now: float) -> None:
         self._ledger, self._extra, self._limits, self._now = ledger, extra_bytes, limits, now
         self._whole = Account.of_all(ledger, extra_bytes)
-        self._taken: list[tuple[Candidate, str]] = []
+        self._taken: list[tuple[Candidate, Cause, str]] = []
         self._names: set[tuple[ObjectKey, int]] = set()
 
     def has_work(self, entries: Iterable[Entry], target: int | None) -> bool:
@@ -155,17 +166,19 @@ class _Planning:
         ]
         for entry in sorted((entry for entry in free if entry.damaged), key=_name):
             value = worth(entry, self._ledger.exclusive(entry.size), self._now)
-            self._take(Candidate(entry, value), f"it is damaged ({entry.damaged}) and nobody uses it")
+            self._take(
+                Candidate(entry, value), Cause.DAMAGED, f"it is damaged ({entry.damaged}) and nobody uses it"
+            )
         for kind, limit in sorted(self._limits.kind_bytes.items()):
             account = Account.of_some(self._still(entries, kind), self._ledger)
             why = f"{kind} is above its limit of {bytes_text(limit)}"
             for candidate in self._down_to(limit, account, self._still(free, kind)):
-                self._take(candidate, why)
+                self._take(candidate, Cause.KIND, why)
         goal, why = self._goal(target)
         if goal is not None:
             account = Account(self._whole.bytes, self._whole.holders.copy())
             for candidate in self._down_to(goal, account, self._still(free)):
-                self._take(candidate, why)
+                self._take(candidate, Cause.WHOLE, why)
 
     def _still(self, entries: Iterable[Entry], kind: str | None = None) -> list[Entry]:
         """Those that are not victims yet; of one kind, or all."""
@@ -176,9 +189,9 @@ class _Planning:
             and (not self._names or _name(entry) not in self._names)
         ]
 
-    def _take(self, candidate: Candidate, why: str) -> None:
+    def _take(self, candidate: Candidate, cause: Cause, why: str) -> None:
         self._whole.take(candidate.entry)
-        self._taken.append((candidate, why))
+        self._taken.append((candidate, cause, why))
         self._names.add(_name(candidate.entry))
 
     def _down_to(self, goal: int, account: Account, free: list[Entry]) -> list[Candidate]:
@@ -216,12 +229,13 @@ class _Planning:
         victims = tuple(
             Victim(
                 candidate.entry,
+                cause,
                 why,
                 self._now - candidate.entry.last_used,
                 account.take(candidate.entry),
                 candidate.worth,
             )
-            for candidate, why in self._taken
+            for candidate, cause, why in self._taken
         )
         return Plan(victims, sum(victim.frees for victim in victims), account.bytes)
 

@@ -1,13 +1,52 @@
-"""What a store takes on disk besides objects and uv's caches: books, logs, trash, builds under way."""
+"""What a store holds, in sums; and what it takes on disk besides: books, logs, trash, builds under way."""
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from ray_envd.cache.layout import UserDirs
 from ray_envd.cache.owner import acting_as
 from ray_envd.cache.sizes import BLOCK, measure
 from ray_envd.cache.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over the objects of a store.
+
+    Attributes:
+        objects: how many, by kind.
+        stored: bytes on disk of all together.
+        layers: of these, what are layers of images, in a storage of their own.
+        apparent: bytes if none shared a file.
+        exclusive: bytes that the removal of each one alone would free, by kind.
+        damaged: how many are out of service.
+    """
+
+    objects: Mapping[str, int]
+    stored: int
+    layers: int
+    apparent: int
+    exclusive: Mapping[str, int]
+    damaged: int
+
+
+def totals(store: Store) -> Totals:
+    """Looks at every object, in memory; with many of them it takes a moment: for threads."""
+    entries, ledger = store.entries(), store.ledger()
+    exclusive: Counter[str] = Counter()
+    for entry in entries:
+        exclusive[entry.key.kind] += ledger.exclusive(entry.size)
+    return Totals(
+        objects=Counter(entry.key.kind for entry in entries),
+        stored=ledger.total,
+        layers=ledger.beyond,
+        apparent=sum(entry.size.apparent for entry in entries),
+        exclusive=exclusive,
+        damaged=sum(1 for entry in entries if entry.damaged),
+    )
 
 
 def other_bytes(store: Store) -> int:

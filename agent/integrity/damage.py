@@ -92,7 +92,7 @@ class Damage:
         except NotFoundError:
             return  # it has left, or somebody else was quicker
         _log.warning("%s of uid %d (%s) is damaged: %s", entry.id, entry.key.owner, entry.summary, reason)
-        self._workshop.metrics.damaged.labels(entry.key.kind).inc()
+        self._workshop.metrics.builds.damaged.labels(entry.key.kind).inc()
 
     async def _examine_kin(self, entry: Entry, shared: Iterable[Difference]) -> None:
         """Looks at the environments that have the same files."""

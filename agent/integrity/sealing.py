@@ -138,7 +138,8 @@ class Sealer:
                     return None
                 if held.facts.sealed and not again:
                     return held
-                return await self._seal(held)
+                with self._workshop.metrics.builds.phase(entry.key.kind, "seal"):
+                    return await self._seal(held)
             finally:
                 store.unhold(held.key, held.generation)
 

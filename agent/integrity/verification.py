@@ -125,6 +125,7 @@ class Verification:
             freed = await self._workshop.thread(
                 store.evict_damaged, entry.key, entry.generation, is_referenced
             )
+            self._workshop.metrics.store.evicted(entry.key.kind, "damaged", freed)
         except NotFoundError:
             freed = 0
         except InUseError:
