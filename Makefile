@@ -67,7 +67,7 @@ clean: ## remove all that the targets made in this folder
 debian:
 	@tools/debian.sh systemd-analyze=systemd mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs gcc=gcc gencat=libc6-dev mkfs.ext4=e2fsprogs \
 	  podman=podman runc=runc crun=crun docker-registry=docker-registry newuidmap=uidmap \
-	  fuse-overlayfs=fuse-overlayfs slirp4netns=slirp4netns
+	  fuse-overlayfs=fuse-overlayfs slirp4netns=slirp4netns prometheus=prometheus
 
 $(VENV): requirements-dev.lock pyproject.toml tools/venv.sh
 	@tools/venv.sh

@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ray_envd.agent.build_metrics import BuildPhases, outcome_of
 from ray_envd.agent.errors import EnvError
 from ray_envd.agent.guard import Guard
-from ray_envd.agent.metrics import BuildPhases, Metrics, outcome_of
+from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.once import Once
 from ray_envd.agent.progress import Event, Progress
 from ray_envd.agent.python.platform import Platform

@@ -138,6 +138,11 @@ async def test_two_specs_that_lead_to_one_object_build_it_once(world: World) -> 
     other = Ask(json.dumps({"pip": {"digest": "aa" * 8}, "env_vars": {"X": "1"}}))
     await asyncio.gather(world.manager.acquire(one, ask()), world.manager.acquire(two, other))
     assert world.installer.builds == 1
+    looked_up = {
+        outcome: world.metrics.value("ray_envd_lookups_total", kind="python", outcome=outcome)
+        for outcome in ("hit", "miss", "joined")
+    }
+    assert looked_up == {"hit": 0, "miss": 1, "joined": 1}
     assert [len(world.manager.info(each)) for each in (one, two)] == [1, 1]
 
 
@@ -229,6 +234,11 @@ async def test_a_session_is_held_to_its_own_cache_size(world: World) -> None:
         return sorted(entry.key.digest[:2] for entry in world.store.entries())
 
     await asyncio.to_thread(wait_until, lambda: left() == ["cc", "dd"], 5, "two envs to go")
+
+    def evicted() -> float:
+        return world.metrics.value("ray_envd_evictions_total", kind="python", reason="session_limit")
+
+    await asyncio.to_thread(wait_until, lambda: evicted() == 2, 5, "both to be counted")
 
 
 async def test_what_is_used_counts_towards_a_sessions_cache_size(world: World) -> None:
@@ -369,6 +379,10 @@ async def test_the_last_waiter_gone_ends_the_build(world: World) -> None:
     await asyncio.wait_for(cancelled.wait(), 5)
     world.installer.work = None
     assert (await world.manager.acquire(session, ask())).built
+    assert world.metrics.value("ray_envd_acquires_total", outcome="cancelled") == 1
+    assert world.metrics.value("ray_envd_builds_total", kind="python", outcome="cancelled") == 1
+    phase = {"kind": "python", "phase": "make", "outcome": "cancelled"}
+    assert world.metrics.value("ray_envd_build_phase_seconds_count", **phase) == 1
 
 
 async def test_draining_hangs_up_on_those_who_wait(world: World) -> None:

@@ -1,0 +1,127 @@
+"""What Prometheus is told of objects: looked up, made, waited for. See :mod:`ray_envd.agent.metrics`."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from ray_envd.agent.config_kinds import OBJECT_KINDS
+from ray_envd.agent.slots import Slots
+
+#: Seconds: a hit on uv's cache takes some ten milliseconds, a large build minutes.
+WORK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class BuildPhases:
+    """The phases of one build, one after the other: each ends where the next begins. On the event loop."""
+
+    def __init__(self, seconds: Histogram, kind: str) -> None:
+        self._seconds, self._kind = seconds, kind
+        self._phase, self._since = "", 0.0
+
+    def enter(self, phase: str) -> None:
+        """The phase before is done."""
+        self.leave("done")
+        self._phase, self._since = phase, time.monotonic()
+
+    def leave(self, outcome: str) -> None:
+        """The phase is over; does nothing between phases."""
+        if self._phase:
+            took = time.monotonic() - self._since
+            self._seconds.labels(self._kind, self._phase, outcome).observe(took)
+            self._phase = ""
+
+
+def outcome_of(error: BaseException) -> str:
+    """How a phase has ended that raised this."""
+    return "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"
+
+
+class BuildMetrics:
+    """Objects: looked up, made, waited for."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.lookups = Counter(
+            "ray_envd_lookups",
+            "Objects looked up for an env that is not ready in memory: hit, miss, or joined (its build for"
+            " somebody else was under way).",
+            ["kind", "outcome"],
+            registry=registry,
+        )
+        self.saved_seconds = Counter(
+            "ray_envd_saved_seconds",
+            "What objects that a lookup found had taken to build.",
+            ["kind"],
+            registry=registry,
+        )
+        self.builds = Counter(
+            "ray_envd_builds",
+            "Objects built, by outcome (built, failed, cancelled).",
+            ["kind", "outcome"],
+            registry=registry,
+        )
+        self.phase_seconds = Histogram(
+            "ray_envd_build_phase_seconds",
+            "Time of the phases of builds: resolve, download, room (waiting for bytes), slot (waiting for"
+            " other builds), make, commit, seal; outcome done, failed or cancelled.",
+            ["kind", "phase", "outcome"],
+            buckets=WORK,
+            registry=registry,
+        )
+        self.fetched_bytes = Counter(
+            "ray_envd_fetched_bytes",
+            "Bytes downloaded for objects that were built.",
+            ["kind"],
+            registry=registry,
+        )
+        self.building = Gauge(
+            "ray_envd_building", "Builds under way, waiting ones included.", registry=registry
+        )
+        self.waiting = Gauge("ray_envd_builds_waiting", "Builds that wait for a slot.", registry=registry)
+        self.waiting_for_room = Gauge(
+            "ray_envd_builds_waiting_for_room", "Builds that wait for bytes of the budget.", registry=registry
+        )
+        self.slots = Gauge(
+            "ray_envd_build_slots_used",
+            "Builds that run, by lane: young, or old (those that have run for some seconds).",
+            ["lane"],
+            registry=registry,
+        )
+        self.damaged = Counter(
+            "ray_envd_damaged", "Objects found damaged and taken out of service.", ["kind"], registry=registry
+        )
+        for kind in OBJECT_KINDS:
+            self.damaged.labels(kind)
+            for outcome in ("built", "failed", "cancelled"):
+                self.builds.labels(kind, outcome)
+            for outcome in ("hit", "miss", "joined"):
+                self.lookups.labels(kind, outcome)
+
+    def found(self, kind: str, build_seconds: float) -> None:
+        """An object was looked up and was there."""
+        self.lookups.labels(kind, "hit").inc()
+        self.saved_seconds.labels(kind).inc(build_seconds)
+
+    def phases(self, kind: str) -> BuildPhases:
+        """Measures the phases of a build that begins."""
+        return BuildPhases(self.phase_seconds, kind)
+
+    @contextmanager
+    def phase(self, kind: str, phase: str) -> Iterator[None]:
+        """Measures the block as one phase."""
+        phases = self.phases(kind)
+        phases.enter(phase)
+        try:
+            yield
+        except BaseException as error:
+            phases.leave(outcome_of(error))
+            raise
+        phases.leave("done")
+
+    def watch_slots(self, slots: Slots) -> None:
+        """Has the slots asked each time the figures are."""
+        self.waiting.set_function(lambda: slots.waiting)
+        self.slots.labels("young").set_function(lambda: slots.young)
+        self.slots.labels("old").set_function(lambda: slots.old)
