@@ -1,6 +1,7 @@
 """A real `ray-envd serve` as a process, for tests, demo and benchmarks."""
 
 import contextlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -101,6 +102,14 @@ class Daemon:
     def stats(self) -> Any:
         """Its StatsReply."""
         return stats_of(self.socket)
+
+    @property
+    def http(self) -> str:
+        """Where its log says that it serves metrics."""
+        found = re.search(r"metrics and health on (http://[0-9.:]+)", self.log.read_text())
+        if found is None:
+            raise NodeError("the daemon serves no metrics")
+        return found[1]
 
     def tail(self, lines: int = 60) -> str:
         """The end of its log."""

@@ -1,6 +1,7 @@
 """A daemon to which everything happens that its figures tell of, in seconds, while Prometheus looks."""
 
 import contextlib
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +28,9 @@ class Life:
 
     def __init__(self, place: Path, rules: Path) -> None:
         self.place, self.noon = place, 0.0
+        self._warm = place / "warm.json"
         options = ("--max-bytes", "20MB", "--build-parallelism", "1", "--min-unused-age", "0")
-        self.daemon = Daemon.at(place, *options)
+        self.daemon = Daemon.at(place, *options, "--warm-file", str(self._warm))
         self.prometheus = Prometheus(place, rules)
         self.one, self.two = (Raylet(place / name, self.daemon.socket, {}) for name in ("one", "two"))
 
@@ -41,15 +43,18 @@ class Life:
 
     def run(self) -> None:
         """Everything."""
+        self._wants()
         self.daemon.start()
         self.prometheus.start(http_of(self.daemon).removeprefix("http://"))
         for raylet in (self.one, self.two):
             raylet.folder.mkdir()
             raylet.start()
+        self._wants({"env_vars": {"WARM": "1"}})
         make_wheel(self.place / "wheels", "tiny", "1.0", source="answer = 42\n")
         self._two_large_archives()
         self._an_environment()
         self._failures()
+        self._saw('ray_envd_warm_envs{state="ready"} == 1')
         self._saw("up == 1")
         self.noon = time.time()
         self._a_drain()
@@ -57,6 +62,10 @@ class Life:
     def _saw(self, expression: str) -> None:
         """Waits until Prometheus has seen something."""
         wait_until(lambda: self.prometheus.query(expression), 20, expression)
+
+    def _wants(self, *envs: Env) -> None:
+        """Writes the warm file."""
+        self._warm.write_text(json.dumps({"envs": [{"runtime_env": env} for env in envs]}))
 
     def _pip(self, package: str) -> Env:
         options = ["--no-index", "--find-links", str(self.place / "wheels")]

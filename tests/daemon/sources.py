@@ -1,7 +1,6 @@
 """Where packages come from in these tests: archives and servers on loopback."""
 
 import contextlib
-import re
 import secrets
 import tarfile
 import threading
@@ -100,9 +99,7 @@ def left_over(store: Path) -> list[str]:
 
 def http_of(daemon: Daemon) -> str:
     """Where the daemon's log says that it serves metrics."""
-    found = re.search(r"metrics and health on (http://[0-9.:]+)", daemon.log.read_text())
-    assert found is not None
-    return found[1]
+    return daemon.http
 
 
 def descriptors(daemon: Daemon) -> int:

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.slow
 DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
 RULES = DEPLOY / "prometheus" / "alerts.yml"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "ray-envd.json").read_text())
+#: Needs podman: tests/podman/test_images_daemon.py.
+ELSEWHERE = {"ray_envd_image_bytes"}
 #: Set once, or the kernel's.
 CONSTANT = {
     "ray_envd_info",
@@ -53,6 +55,8 @@ def test_every_figure_moves(life: Life) -> None:
     """Counters have counted, gauges have had more than one value; what is constant is there."""
     still = []
     for name, kind in FIGURES:
+        if name in ELSEWHERE:
+            continue
         shown = f"{name}_count" if kind == "histogram" else name
         ever = f"max_over_time({shown}[10m])"
         if kind == "gauge" and name not in CONSTANT:
@@ -82,7 +86,7 @@ def test_figures_say_what_has_happened(life: Life) -> None:
     assert figure('ray_envd_failures_total{code="resolution"}') == 1
     assert figure('ray_envd_failures_total{code="timeout"}') == 1
     calls = 'ray_envd_rpc_seconds_count{face="raylet", method="GetOrCreateRuntimeEnv", code="200"}'
-    assert figure(calls) == figure("ray_envd_acquires_total")
+    assert 8 < figure(calls) < figure("ray_envd_acquires_total")  # the warm file's are nobody's calls
     assert figure('ray_envd_rpc_seconds_count{face="grpc", method="Gc", code="ok"}') == 1
     phases = life.prometheus.query('ray_envd_build_phase_seconds_count{outcome="done"} > 0', life.noon)
     seen = {each["metric"]["phase"] for each in phases}

@@ -1,6 +1,7 @@
 """Images in a real daemon: killed in the middle of a pull, and what the command line's calls say of them."""
 
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -80,6 +81,12 @@ def test_a_kill_in_the_middle_of_a_pull_leaves_nothing(
     _look_after(daemon, world, made.id)
 
 
+def _image_bytes(daemon: Daemon) -> float:
+    with urllib.request.urlopen(f"{daemon.http}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[1]) for line in lines if line.startswith("ray_envd_image_bytes "))
+
+
 def _look_after(daemon: Daemon, world: PodmanWorld, image: str) -> None:
     """List, stats, pin, collect, verify and remove: an image is an object as others are."""
     with Client(daemon.socket) as client:
@@ -91,6 +98,7 @@ def _look_after(daemon: Daemon, world: PodmanWorld, image: str) -> None:
         assert abs(stats.image_bytes - 6 * MIB) < MIB // 10
         du = weigh(daemon.store).total
         assert abs(stats.store_bytes - du) < max(du / 20, 64 * 1024), "what is podman's is not in the store"
+        wait_until(lambda: abs(_image_bytes(daemon) - 6 * MIB) < MIB // 10, 20, "Prometheus' figure")
         client.pin(found.id)
         assert found.id not in {victim.object.id for victim in client.gc(target_bytes=0).victims}
         client.unpin(found.id)
