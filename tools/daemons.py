@@ -105,11 +105,11 @@ class Daemon:
 
     @property
     def http(self) -> str:
-        """Where its log says that it serves metrics."""
-        found = re.search(r"metrics and health on (http://[0-9.:]+)", self.log.read_text())
-        if found is None:
+        """Where its log says that it serves metrics; of the last start."""
+        found: list[str] = re.findall(r"metrics and health on (http://[0-9.:]+)", self.log.read_text())
+        if not found:
             raise NodeError("the daemon serves no metrics")
-        return found[1]
+        return found[-1]
 
     def tail(self, lines: int = 60) -> str:
         """The end of its log."""
