@@ -1,0 +1,80 @@
+"""ray-envd's own eviction at work on paper: the objects, sums, worth and plan of ``ray_envd.cache``."""
+
+from collections import Counter
+from pathlib import Path
+
+from items import Item, Workload
+from replay import World
+
+from ray_envd.cache.gc import Limits, plan
+from ray_envd.cache.keys import ObjectKey
+from ray_envd.cache.records import Facts, Object
+from ray_envd.cache.sharing import Sharing
+
+#: The daemon's defaults, as parts of ``max_bytes`` (``agent/config.py``).
+HIGH, LOW = 0.9, 0.75
+
+
+class Ours:
+    """The daemon's policy: room is made before a build, by a plan with a target."""
+
+    def __init__(self, _workload: Workload, _capacity: int) -> None:
+        self._objects = dict[Item, Object]()
+        self._items = dict[ObjectKey, Item]()
+        self._sharing = Sharing()
+        self._holders = Counter[str]()
+
+    def hit(self, item: Item, now: float) -> None:
+        """As ``Objects.hold``."""
+        self._objects[item].touch(now)
+
+    def built(self, item: Item, now: float) -> None:
+        """As ``Store.commit``: the builder's own use is its first."""
+        key = ObjectKey(0, item.kind, item.digest)
+        facts = Facts(item.name, item.size, now, item.seconds, {}, fetched_bytes=item.fetched)
+        made = Object(key, Path("/nowhere"), facts, [], last_used=now, uses=1)
+        self._objects[item], self._items[key] = made, item
+        self._sharing.add(made)
+        # No file on paper has links from uv's cache: all of a unit's are its holders'.
+        self._holders.update(unit.id for unit in item.size.units)
+        self._sharing.note_links({unit.id: self._holders[unit.id] for unit in item.size.units})
+
+    def rested(self, item: Item, now: float) -> None:
+        """As ``Objects.rest``."""
+        if item in self._objects:
+            self._objects[item].rest(now)
+
+    def make_room(self, world: World, missing: int, now: float, _coming: Item | None) -> list[Item]:
+        """As ``Collector.make_room``."""
+        return self._planned(world, now, Limits(), max(0, world.used - missing))
+
+    def _planned(self, world: World, now: float, limits: Limits, target: int | None) -> list[Item]:
+        planned = plan(
+            [each.entry for each in self._objects.values()],
+            ledger=self._sharing.ledger(),
+            busy=lambda key: world.busy(self._items[key]),
+            limits=limits,
+            now=now,
+            target=target,
+        )
+        gone = [self._items.pop(victim.entry.key) for victim in planned.victims]
+        for item in gone:
+            self._sharing.drop(self._objects.pop(item))
+            self._holders.subtract(unit.id for unit in item.size.units)
+        return gone
+
+
+class OursWithWatermarks(Ours):
+    """The same with the daemon's default watermarks, of which the comparison proper knows nothing.
+
+    Whenever an item has been given back and more than 90 % of the capacity are in use, it comes down to 75 %.
+    """
+
+    def __init__(self, workload: Workload, capacity: int) -> None:
+        super().__init__(workload, capacity)
+        self._marks = Limits(int(HIGH * capacity), int(LOW * capacity))
+
+    def make_room(self, world: World, missing: int, now: float, coming: Item | None) -> list[Item]:
+        """Down to the low watermark at least."""
+        target = min(int(LOW * world.capacity), world.used - missing)
+        return self._planned(world, now, Limits(), max(0, target))

@@ -1,0 +1,81 @@
+"""All policies on all workloads at all sizes, in as many processes as there are cores."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from bound import most_saved
+from items import Workload
+from ours import Ours, OursWithWatermarks
+from peers import Gdsf, Lfu, Lru, Stock
+from queues import S3Fifo, WTinyLfu
+from replay import Outcome, replay
+
+#: Cache sizes, as parts of the working set.
+FRACTIONS = (0.1, 0.25, 0.5, 0.75, 1.0)
+OURS = "ray-envd"
+PEERS = {
+    "stock": Stock,
+    "LRU": Lru,
+    "LFU": Lfu,
+    "GDSF": Gdsf,
+    "S3-FIFO": S3Fifo,
+    "W-TinyLFU": WTinyLfu,
+}
+POLICIES = {OURS: Ours, "ray-envd, default watermarks": OursWithWatermarks, **PEERS}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One workload at one cache size.
+
+    Attributes:
+        workload: its name.
+        fraction: of its working set.
+        capacity: the same in bytes.
+        outcomes: by policy.
+        bound: seconds that no policy can save more of.
+    """
+
+    workload: str
+    fraction: float
+    capacity: int
+    outcomes: dict[str, Outcome]
+    bound: float
+
+    @property
+    def best_peer(self) -> str:
+        """Who beside ours saves most."""
+        return max(PEERS, key=lambda name: self.outcomes[name].saved_seconds)
+
+
+@dataclass
+class Study:
+    """What was found; points by workload and then by size."""
+
+    workloads: list[Workload]
+    points: list[Point]
+    circumstances: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, workload: str) -> list[Point]:
+        """The points of one workload."""
+        return [each for each in self.points if each.workload == workload]
+
+
+def study(workloads: Sequence[Workload], fractions: Sequence[float], log: TextIO) -> Study:
+    """Runs everything; a line of progress for each point."""
+    tasks = [(workload, fraction) for workload in workloads for fraction in fractions]
+    points = []
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for point in pool.map(_point, *zip(*tasks, strict=True)):
+            print(f"{point.workload}: {point.fraction:.0%} of the working set", file=log)
+            points.append(point)
+    return Study(list(workloads), points)
+
+
+def _point(workload: Workload, fraction: float) -> Point:
+    capacity = int(workload.working_set * fraction)
+    outcomes = {name: replay(workload, capacity, policy) for name, policy in POLICIES.items()}
+    return Point(workload.name, fraction, capacity, outcomes, most_saved(workload, capacity))
