@@ -21,7 +21,7 @@ VENV := .venv/.ready
 RAYS := .work/ray-2.60.0/.ready .work/ray-2.49.1/.ready
 STUBS := .work/ray-2.6.3/.ready
 
-.PHONY: help demo test test-fast check proto bench soak lock rays clean debian small-image
+.PHONY: help demo test test-fast check proto bench hit-rates soak lock rays clean debian small-image
 
 help: ## this list
 	@echo "ray-envd: make <target>"
@@ -48,6 +48,9 @@ bench: $(VENV) .work/ray-2.60.0/.ready ## measure; every script in benchmarks/
 	  echo "== $$script"; $(BIN)/python "$$script" $(ARGS); \
 	done
 
+hit-rates: .work/bench/.ready ## what the cache keeps, against other policies (ARGS="--out FILE" for JSON, tables, charts)
+	@PYTHONPATH=dev .work/bench/bin/python benchmarks/hit_rates $(ARGS)
+
 soak: $(VENV) .work/ray-2.60.0/.ready ## real Ray while everything is killed, ten minutes (ARGS="--minutes 60 --seed 7")
 	@tools/debian.sh gcc=gcc
 	@$(BIN)/python tools/soak.py $(ARGS)
@@ -71,6 +74,11 @@ debian:
 
 $(VENV): requirements-dev.lock pyproject.toml tools/venv.sh
 	@tools/venv.sh
+
+.work/bench/.ready: requirements-bench.lock | $(VENV)
+	@$(BIN)/uv venv -q --clear --python $(BIN)/python .work/bench
+	@VIRTUAL_ENV=.work/bench $(BIN)/uv pip sync -q --require-hashes requirements-bench.lock
+	@touch $@
 
 .work/ray-%/.ready: tests/ray/locks/ray-%.lock tools/ray.sh | $(VENV)
 	@tools/ray.sh $*

@@ -14,6 +14,7 @@ compile() { # compile TARGET [uv's arguments]: the requirements come on stdin or
 
 compile requirements.lock "$@" pyproject.toml
 compile requirements-dev.lock "$@" --group dev pyproject.toml
+compile requirements-bench.lock "$@" -c requirements.lock --group bench pyproject.toml
 # pip is there because stock Ray's pip field clones it out of the interpreter's environment.
 # Applications in containers are tested on the newest.
 for ray in "ray[default,serve]==2.60.0" "ray[default]==2.49.1"; do

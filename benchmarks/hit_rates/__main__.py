@@ -23,11 +23,15 @@ from workloads import generated  # noqa: E402
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="of the generated workloads")
-    parser.add_argument("--trace", type=Path, action="append", default=[], help="a file of `ray-envd trace`, too")
+    parser.add_argument(
+        "--trace", type=Path, action="append", default=[], help="a file of `ray-envd trace`, too"
+    )
     parser.add_argument("--only", help="workloads whose name has this in it")
     parser.add_argument("--fractions", type=float, nargs="+", default=FRACTIONS, help="of the working set")
     parser.add_argument("--out", type=Path, help="the stem of .json, .md, .png and .svg to write")
-    parser.add_argument("--validate", action="store_true", help="compare the harness with libcachesim, only that")
+    parser.add_argument(
+        "--validate", action="store_true", help="compare the harness with libcachesim, only that"
+    )
     return parser.parse_args()
 
 

@@ -1,13 +1,13 @@
 """The most that any policy could save, were it to know the future: an upper bound, not a policy.
 
-It is the linear relaxation of offline caching with unequal sizes and costs, the "flow-based offline optimal"
-(FOO) of D. Berger, N. Beckmann, M. Harchol-Balter, "Practical Bounds on Optimal Caching with Variable Object
-Sizes" (POMACS 2(2), 2018), with seconds to rebuild as the gain. For each gap between two episodes of use of an
-item a number from 0 to 1 says how much of it is kept over the gap; at every moment what is kept has to fit
-beside what is in use. The optimum is at least what the best policy saves, since a policy's choices are such
-numbers; with fractions of items it may be more. Two things make it larger still, never smaller: only some
-moments are looked at (``rows``), and of a unit that several items have each is charged an equal part only,
-counting those that could be kept at that moment, and nothing while one of them is in use.
+It is the linear relaxation of offline caching with unequal sizes and costs, "FOO" of D. Berger, N. Beckmann,
+M. Harchol-Balter, "Practical Bounds on Optimal Caching with Variable Object Sizes" (POMACS 2(2), 2018), with
+seconds to rebuild as the gain. For each gap between two times of use of an item a number from 0 to 1 says how
+much of it is kept meanwhile; at every moment what is kept has to fit beside what is in use. Whatever a policy
+does is such numbers, so none saves more. Three things make the bound larger than the best there is, never
+smaller: parts of items may be kept, only some moments are looked at (``rows``), and of a unit that several
+items have each is charged an equal part only, counting those that could be kept at that moment, and nothing
+while one of them is in use.
 """
 
 from collections import defaultdict

@@ -39,7 +39,9 @@ def variant(chance: random.Random, of: Item, name: str) -> Item:
     more = int(_spread(chance, 20 * MB, 1.0))
     fetched = int(more * _PACKED)
     units = (*shared, Unit(name, more, "x"))
-    return Item(name, "python", Size(MB, units), of.seconds + _seconds(chance, fetched, more), of.fetched + fetched)
+    return Item(
+        name, "python", Size(MB, units), of.seconds + _seconds(chance, fetched, more), of.fetched + fetched
+    )
 
 
 def package(chance: random.Random, name: str) -> Item:

@@ -18,6 +18,8 @@ HIGH, LOW = 0.9, 0.75
 class Ours:
     """The daemon's policy: room is made before a build, by a plan with a target."""
 
+    eager = False
+
     def __init__(self, _workload: Workload, _capacity: int) -> None:
         self._objects = dict[Item, Object]()
         self._items = dict[ObjectKey, Item]()
@@ -65,16 +67,19 @@ class Ours:
 
 
 class OursWithWatermarks(Ours):
-    """The same with the daemon's default watermarks, of which the comparison proper knows nothing.
+    """The same with the daemon's default watermarks, as parts of a ``max_bytes`` that is the capacity.
 
-    Whenever an item has been given back and more than 90 % of the capacity are in use, it comes down to 75 %.
+    What the daemon does in the background whenever something was built or given back is done at once: above
+    the high watermark it comes down to the low one.
     """
+
+    eager = True
 
     def __init__(self, workload: Workload, capacity: int) -> None:
         super().__init__(workload, capacity)
         self._marks = Limits(int(HIGH * capacity), int(LOW * capacity))
 
-    def make_room(self, world: World, missing: int, now: float, coming: Item | None) -> list[Item]:
-        """Down to the low watermark at least."""
-        target = min(int(LOW * world.capacity), world.used - missing)
-        return self._planned(world, now, Limits(), max(0, target))
+    def make_room(self, world: World, missing: int, now: float, _coming: Item | None) -> list[Item]:
+        """Also by the watermarks."""
+        target = None if missing <= 0 else max(0, world.used - missing)
+        return self._planned(world, now, self._marks, target)

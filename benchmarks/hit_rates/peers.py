@@ -9,6 +9,8 @@ from replay import World
 class OneByOne:
     """A policy that names one victim after the other; those in use are passed over."""
 
+    eager = False
+
     def __init__(self, workload: Workload, capacity: int) -> None:
         self.workload, self.capacity = workload, capacity
 
@@ -91,7 +93,9 @@ class Lfu(OneByOne):
 
     def victims(self, world: World) -> Iterator[Item]:
         """By count."""
-        return iter(sorted((item for item in self._counts if not world.busy(item)), key=self._counts.__getitem__))
+        return iter(
+            sorted((item for item in self._counts if not world.busy(item)), key=self._counts.__getitem__)
+        )
 
     def evicted(self, item: Item) -> None:
         """Its count is forgotten."""
@@ -99,7 +103,7 @@ class Lfu(OneByOne):
 
 
 class Gdsf(OneByOne):
-    """GreedyDual-Size-Frequency (Cherkasova 1998): clock + uses x cost / size; the clock is the last victim's."""
+    """GreedyDual-Size-Frequency (Cherkasova 1998): clock + uses x cost / size; a victim's is the clock."""
 
     def __init__(self, workload: Workload, capacity: int) -> None:
         super().__init__(workload, capacity)

@@ -41,6 +41,8 @@ class Queue:
 class _Queues:
     """Victims are taken for good, one by one."""
 
+    eager = False
+
     def make_room(self, world: World, missing: int, _now: float, _coming: Item | None) -> list[Item]:
         """Until there is room."""
         gone, holders = list[Item](), dict[str, int]()
@@ -85,7 +87,9 @@ class S3Fifo(_Queues):
         if item in self._ghost:
             self._ghost.remove(item)
             self._main.push(item)
-        elif item.size.apparent >= self._small_bytes or (not self._full and self._small.bytes >= self._small_bytes):
+        elif item.size.apparent >= self._small_bytes or (
+            not self._full and self._small.bytes >= self._small_bytes
+        ):
             self._main.push(item)
         else:
             self._small.push(item)
@@ -143,19 +147,24 @@ class WTinyLfu(_Queues):
     the sketch of the paper is an approximation of that.
     """
 
-    def __init__(self, _workload: Workload, capacity: int, window: float = 0.01, protected: float = 0.8) -> None:
+    #: Requests between two halvings, for each stored item.
+    sample = 10
+
+    def __init__(
+        self, _workload: Workload, capacity: int, window: float = 0.01, protected: float = 0.8
+    ) -> None:
         self._window_bytes = max(1, int(capacity * window))
         self._main_bytes = capacity - self._window_bytes
         self._protected_bytes = int(self._main_bytes * protected)
-        self._window, self._probation, self._protected = Queue(), Queue(), Queue()
+        self.window, self._probation, self._protected = Queue(), Queue(), Queue()
         self._often = Counter[Item]()
         self._requests = 0
 
     def hit(self, item: Item, now: float) -> None:  # noqa: ARG002 - the Protocol's
         """Moves it up."""
-        self._count(item)
-        if item in self._window:
-            self._window.push(item)
+        self.count(item)
+        if item in self.window:
+            self.window.push(item)
         elif item in self._protected:
             self._protected.push(item)
         elif item in self._probation:
@@ -168,44 +177,46 @@ class WTinyLfu(_Queues):
 
     def built(self, item: Item, now: float) -> None:  # noqa: ARG002 - the Protocol's
         """Joins the window; what it pushes out finds a place as long as there is one."""
-        self._count(item)
-        self._window.push(item)
+        self.count(item)
+        self.window.push(item)
         self._overflow()
 
     def _overflow(self) -> None:
-        while self._window.bytes > self._window_bytes:
-            item = self._window.oldest()
+        while self.window.bytes > self._window_bytes:
+            item = self.window.oldest()
             if self._probation.bytes + self._protected.bytes + item.size.apparent > self._main_bytes:
                 return
-            self._window.remove(item)
+            self.window.remove(item)
             self._probation.push(item)
 
-    def _count(self, item: Item) -> None:
+    def contested(self, newcomer: Item) -> None:
+        """Somebody has to make room for it, or it for him."""
+
+    def count(self, item: Item) -> None:
+        """It was wanted once more."""
         self._often[item] += 1
         self._requests += 1
-        stored = len(self._window.line) + len(self._probation.line) + len(self._protected.line)
-        if self._requests > 10 * max(100, stored):
+        stored = len(self.window.line) + len(self._probation.line) + len(self._protected.line)
+        if self._requests > self.sample * max(100, stored):
             self._requests = 0
             self._often = Counter({each: n // 2 for each, n in self._often.items() if n > 1})
 
     def take(self, world: World) -> Item | None:
         """The window's candidate against the main part's: who is wanted less often goes."""
         self._overflow()
-        newcomer = self._window.first(world)
+        newcomer = self.window.first(world)
         queue = self._probation if self._probation.first(world) else self._protected
         victim = queue.first(world)
         if victim is None or newcomer is None:
             last = newcomer or victim
             if last is not None:
-                (self._window if last is newcomer else queue).remove(last)
+                (self.window if last is newcomer else queue).remove(last)
             return last
-        if self._window.bytes <= self._window_bytes:
-            queue.remove(victim)
-            return victim
-        if self._often[newcomer] > self._often[victim]:
-            queue.remove(victim)
-            self._window.remove(newcomer)
-            self._probation.push(newcomer)
-            return victim
-        self._window.remove(newcomer)
-        return newcomer
+        admitted = self._often[newcomer] > self._often[victim]
+        self.contested(newcomer)
+        self.window.remove(newcomer)
+        if not admitted:
+            return newcomer
+        queue.remove(victim)
+        self._probation.push(newcomer)
+        return victim

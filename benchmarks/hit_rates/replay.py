@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from items import Item, Workload
+from items import Item, Use, Workload
 
 
 class World:
@@ -55,7 +55,14 @@ class World:
 
 
 class Policy(Protocol):
-    """Who leaves. It hears of all that happens to items that are stored."""
+    """Who leaves. It hears of all that happens to items that are stored.
+
+    Attributes:
+        eager: it is also asked while there is room (``missing`` is not positive then): whenever something was
+            built or given back.
+    """
+
+    eager: bool
 
     def hit(self, item: Item, now: float) -> None:
         """A stored item is wanted."""
@@ -67,7 +74,7 @@ class Policy(Protocol):
         """The last who had a stored item has given it back."""
 
     def make_room(self, world: World, missing: int, now: float, coming: Item | None) -> list[Item]:
-        """Items to evict, none of them busy, for at least so many bytes; all that may go if that is too little.
+        """Items to evict, none of them busy, of at least so many bytes; or else all that may go.
 
         ``coming`` is what the room is for.
         """
@@ -118,53 +125,69 @@ def replay(workload: Workload, capacity: int, make: Callable[[Workload, int], Po
     Room is made before a build, as the daemon does. If all is in use the store may exceed its capacity, under
     any policy, until something is given back. What alone is larger than the capacity is never stored.
     """
-    world, policy, outcome = World(capacity), make(workload, capacity), Outcome()
-    ends: list[tuple[float, int, Item]] = []
-    seen = set[Item]()
+    run = _Run(World(capacity), make(workload, capacity))
+    for use in workload.uses:
+        run.settle(use.time)
+        run.take(use)
+    return run.outcome
 
-    def shrink(missing: int, now: float, coming: Item | None) -> None:
-        if missing > 0:
-            for item in policy.make_room(world, missing, now, coming):
-                world.drop(item)
-                outcome.evictions += 1
 
-    def settle(now: float) -> None:
-        while ends and ends[0][0] <= now:
-            end, _, item = heapq.heappop(ends)
-            if world.leave(item):
-                policy.rested(item, end)
-                shrink(world.used - capacity, end, None)
+class _Run:
+    """A replay under way."""
 
-    for number, use in enumerate(workload.uses):
-        item, now = use.item, use.time
-        settle(now)
-        if item.size.apparent > capacity:
-            _count(outcome, item, seen, hit=False)
-            continue
-        if world.busy(item):
-            outcome.shared += 1
-            policy.hit(item, now)
-        elif item in world.there:
-            _count(outcome, item, seen, hit=True)
-            policy.hit(item, now)
-        else:
-            _count(outcome, item, seen, hit=False)
-            shrink(world.used + world.needs(item) - capacity, now, item)
+    def __init__(self, world: World, policy: Policy) -> None:
+        self.outcome = Outcome()
+        self._world, self._policy = world, policy
+        self._ends: list[tuple[float, int, Item]] = []
+        self._taken = 0
+        self._seen = set[Item]()
+
+    def settle(self, now: float) -> None:
+        """What was given back until now."""
+        while self._ends and self._ends[0][0] <= now:
+            end, _, item = heapq.heappop(self._ends)
+            if self._world.leave(item):
+                self._policy.rested(item, end)
+                self._shrink(0, end, None)
+
+    def take(self, use: Use) -> None:
+        """One use begins."""
+        world, item, now = self._world, use.item, use.time
+        if item.size.apparent > world.capacity:
+            self._count(item, hit=False)
+            return
+        if item not in world.there:
+            self._count(item, hit=False)
+            self._shrink(world.needs(item), now, item)
             world.add(item)
-            policy.built(item, now)
+            self._policy.built(item, now)
+        else:
+            if world.busy(item):
+                self.outcome.shared += 1
+            else:
+                self._count(item, hit=True)
+            self._policy.hit(item, now)
         world.enter(item)
-        heapq.heappush(ends, (now + use.held, number, item))
-    return outcome
+        self._shrink(0, now, None)
+        self._taken += 1
+        heapq.heappush(self._ends, (now + use.held, self._taken, item))
 
+    def _shrink(self, needed: int, now: float, coming: Item | None) -> None:
+        missing = self._world.used + needed - self._world.capacity
+        if missing > 0 or (self._policy.eager and coming is None):
+            for item in self._policy.make_room(self._world, missing, now, coming):
+                self._world.drop(item)
+                self.outcome.evictions += 1
 
-def _count(outcome: Outcome, item: Item, seen: set[Item], *, hit: bool) -> None:
-    outcome.requests += 1
-    outcome.bytes += item.size.apparent
-    outcome.seconds += item.seconds
-    if item not in seen:
-        seen.add(item)
-        outcome.first_seconds += item.seconds
-    if hit:
-        outcome.hits += 1
-        outcome.hit_bytes += item.size.apparent
-        outcome.saved_seconds += item.seconds
+    def _count(self, item: Item, *, hit: bool) -> None:
+        outcome = self.outcome
+        outcome.requests += 1
+        outcome.bytes += item.size.apparent
+        outcome.seconds += item.seconds
+        if item not in self._seen:
+            self._seen.add(item)
+            outcome.first_seconds += item.seconds
+        if hit:
+            outcome.hits += 1
+            outcome.hit_bytes += item.size.apparent
+            outcome.saved_seconds += item.seconds

@@ -71,7 +71,9 @@ def markdown(found: Study) -> str:
     for workload in found.workloads:
         size = workload.working_set / 1e9
         lines += ["", f"## {workload.name}", "", workload.about.strip().replace("\n    ", "\n"), ""]
-        lines += [f"{len(workload.uses):,} requests, {len(workload.items):,} items, working set {size:.1f} GB."]
+        lines += [
+            f"{len(workload.uses):,} requests, {len(workload.items):,} items, working set {size:.1f} GB."
+        ]
         for name, value in _SHOWN.items():
             lines += ["", *_table(name, value, found.of(workload.name))]
     return "\n".join(lines) + "\n"
@@ -91,10 +93,10 @@ def _summary(found: Study) -> list[str]:
     for point in found.points:
         ours, peer = point.outcomes[OURS], point.outcomes[point.best_peer]
         mark = "" if _beats(point) else " (!)"
-        possible = ours.possible_seconds or 1.0
+        bound = point.bound / (ours.possible_seconds or 1.0)
         lines.append(
             f"| {point.workload} | {point.fraction:.0%} | {ours.saved:.1%}{mark} | {peer.saved:.1%} "
-            f"| {point.best_peer} | {point.bound / possible:.1%} | {_ratio(ours.saved_seconds, point.bound)} |"
+            f"| {point.best_peer} | {bound:.1%} | {_ratio(ours.saved_seconds, point.bound)} |"
         )
     return lines
 
@@ -119,11 +121,11 @@ def _table(name: str, value: Callable[[Outcome], float], points: list[Point]) ->
 
 def charts(found: Study, stem: Path) -> None:
     """Seconds saved against cache size, a panel a workload: PNG and SVG."""
-    from matplotlib import pyplot  # noqa: PLC0415 - a second of imports that the tables do not need
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - a second that the tables do not need
 
     columns = 3
     rows = -(-len(found.workloads) // columns)
-    figure, grid = pyplot.subplots(rows, columns, figsize=(13, 3.8 * rows), squeeze=False)
+    figure, grid = plt.subplots(rows, columns, figsize=(13, 3.8 * rows), squeeze=False)
     panels = [panel for line in grid for panel in line]
     for panel, workload in zip(panels, found.workloads, strict=False):
         points = found.of(workload.name)
@@ -145,4 +147,4 @@ def charts(found: Study, stem: Path) -> None:
     figure.tight_layout(rect=(0, 0.08 if rows > 1 else 0.16, 1, 1))
     for suffix in (".png", ".svg"):
         figure.savefig(stem.with_suffix(suffix), dpi=110)
-    pyplot.close(figure)
+    plt.close(figure)

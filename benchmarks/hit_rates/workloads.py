@@ -68,7 +68,7 @@ def serving(seed: int) -> Workload:
 
 
 def weekly_batch(seed: int) -> Workload:
-    """Six weeks: 150 pipelines once a week, at their hour, that are slow to build; 60 daily ones; small jobs."""
+    """Six weeks: 150 pipelines once a week at their hour, often slow to build; 60 daily ones; small jobs."""
     chance = random.Random(f"weekly {seed}")
     uses = list[Use]()
     for number in range(150):
@@ -121,6 +121,8 @@ def tenants(seed: int) -> Workload:
     uses = list[Use]()
     for day in range(14):
         working = day % 7 < 5
+        if working:
+            uses += _day_of_notebooks(chance, people, day)
         for item in services:
             for _ in range(1 + int(chance.expovariate(1))):
                 uses.append(_use(chance, item, day * DAY + chance.uniform(7, 20) * HOUR, mean=2 * HOUR))
@@ -132,12 +134,15 @@ def tenants(seed: int) -> Workload:
             for run in range(3):
                 uses.append(_use(chance, code, at + 400 * run))
                 uses.append(_use(chance, chance.choice(tests), at + 400 * run))
-        for person, versions in enumerate(people if working else []):
-            for _ in range(6):
-                if chance.random() < 0.3:
-                    versions.append(variant(chance, versions[-1], f"person{person}.{len(versions)}"))
-                uses.append(_use(chance, versions[-1], day * DAY + chance.uniform(8, 18) * HOUR))
     return workload("mixed tenants", str(tenants.__doc__), uses)
+
+
+def _day_of_notebooks(chance: random.Random, people: list[list[Item]], day: int) -> Iterator[Use]:
+    for person, versions in enumerate(people):
+        for _ in range(6):
+            if chance.random() < 0.3:
+                versions.append(variant(chance, versions[-1], f"person{person}.{len(versions)}"))
+            yield _use(chance, versions[-1], day * DAY + chance.uniform(8, 18) * HOUR)
 
 
 GENERATORS: tuple[Callable[[int], Workload], ...] = (
@@ -163,4 +168,3 @@ def _any(chance: random.Random, name: str) -> Item:
 def _use(chance: random.Random, item: Item, time: float, mean: float = 300.0) -> Use:
     """A use that lasts for about so many seconds."""
     return Use(START + time, item, max(1.0, chance.lognormvariate(math.log(mean), 1.0)))
-
