@@ -75,6 +75,25 @@ class Node:
         finally:
             bench.close()
 
+    async def podman_alone(self, name: str) -> None:
+        """One pull of podman's."""
+        began = time.perf_counter()
+        await asyncio.to_thread(self.world.podman, "pull", "--quiet", name)
+        SERIES["podman"].add((time.perf_counter() - began) * 1000)
+        await asyncio.to_thread(self.world.podman, "rmi", name)
+
+    async def through_us(self, name: str) -> None:
+        """One pull of ours, and a second look."""
+        image, took = await self.obtain(name)
+        if not image.is_new:
+            raise NodeError("the image was there before")
+        SERIES["pull"].add(took)
+        again, took = await self.obtain(name)
+        if again.is_new:
+            raise NodeError("the image was pulled again")
+        SERIES["present"].add(took)
+        await self.drop(image)
+
     async def drop(self, image: Image) -> None:
         """Removes the image with its object."""
         freed = await self.workshop.thread(self.store.evict, image.entry.key, lambda _key: False)
@@ -103,27 +122,22 @@ def make_image(folder: Path, megabytes: int, layers: int) -> OciImage:
     return OciImage(tuple(made), {"PATH": "/bin"})
 
 
-async def measure(folder: Path, world: PodmanWorld, name: str, rounds: int) -> None:
-    """Pulls in turn; before each the storage is empty and everything written."""
+async def measure(node: Node, name: str, rounds: int) -> None:
+    """Pulls in turn, each side first in every other round; before each the storage is empty."""
+    sides = [node.podman_alone, node.through_us]
+    for number in range(rounds):
+        console.print(f"[dim]round {number + 1} of {rounds}[/]")
+        for side in sides:
+            await asyncio.to_thread(os.sync)
+            await side(name)
+        sides.reverse()
+
+
+async def run(folder: Path, world: PodmanWorld, name: str, rounds: int) -> None:
+    """All of it."""
     node = await asyncio.to_thread(Node, folder / "node", world, asyncio.get_running_loop())
     try:
-        for number in range(rounds):
-            console.print(f"[dim]round {number + 1} of {rounds}[/]")
-            await asyncio.to_thread(os.sync)
-            began = time.perf_counter()
-            await asyncio.to_thread(world.podman, "pull", "--quiet", name)
-            SERIES["podman"].add((time.perf_counter() - began) * 1000)
-            await asyncio.to_thread(world.podman, "rmi", name)
-            await asyncio.to_thread(os.sync)
-            image, took = await node.obtain(name)
-            if not image.is_new:
-                raise NodeError("the image was there before")
-            SERIES["pull"].add(took)
-            again, took = await node.obtain(name)
-            if again.is_new:
-                raise NodeError("the image was pulled again")
-            SERIES["present"].add(took)
-            await node.drop(image)
+        await measure(node, name, rounds)
     finally:
         await node.close()
 
@@ -145,7 +159,7 @@ def main() -> int:
         (folder / "node").mkdir()
         made = make_image(folder / "layers", arguments.megabytes, arguments.layers)
         name = registry.start().push(made, "bench/pull")
-        asyncio.run(measure(folder, world, name, arguments.rounds))
+        asyncio.run(run(folder, world, name, arguments.rounds))
     except (NodeError, OSError) as error:
         console.print(f"wrong: {error}", style="red", markup=False)
         return 1

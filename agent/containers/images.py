@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from ray_envd.agent.containers.kept import GoneError, Kept
 from ray_envd.agent.containers.pulls import Pulls
-from ray_envd.agent.containers.storage import Storage
-from ray_envd.agent.errors import EnvError, NetworkError
+from ray_envd.agent.containers.storage import Storage, Storages
+from ray_envd.agent.containers.surroundings import Surroundings
+from ray_envd.agent.errors import NetworkError
 from ray_envd.agent.image_reference import Reference
 from ray_envd.agent.image_spec import ImageSpec
 from ray_envd.agent.podman.host import Hosts
-from ray_envd.agent.podman.pull_errors import NoImageError
+from ray_envd.agent.podman.pull_errors import NoImageError, untold
 from ray_envd.agent.podman.records import ApiError, MissingError, UnreachableError
-from ray_envd.agent.podman.service import Services
 from ray_envd.agent.workshop import Bench, Workshop
 from ray_envd.cache.keys import digest_of
 from ray_envd.cache.store import Entry
@@ -62,9 +62,10 @@ class Images:
             max_age: the default of :attr:`ImageSpec.max_age`.
         """
         self._workshop, self._max_age = workshop, max_age
-        self._services = Services(workshop.store.layout.root, hosts)
-        self._kept = Kept(workshop, self._services, loop)
-        self._pulls = Pulls(workshop, self._kept)
+        self._storages = Storages(workshop.store.layout, hosts)
+        self._surroundings = Surroundings(workshop, self._storages)
+        self._kept = Kept(workshop, self._storages, self._surroundings, loop)
+        self._pulls = Pulls(workshop, self._storages, self._kept)
         #: By storage and reference: the storage's stamp, and the image's id.
         self._seen: dict[tuple[int, str, str], tuple[list[int], str]] = {}
         workshop.store.remove_outside = self._kept.leave
@@ -75,7 +76,7 @@ class Images:
             await self.sweep()
         except Exception:  # noqa: BLE001 - logged; the next start tries again
             _log.exception("images that nobody refers to are left alone")
-        await self._kept.run()
+        await self._surroundings.run()
 
     async def sweep(self) -> None:
         """Removes what earlier daemons pulled and nothing refers to."""
@@ -84,11 +85,11 @@ class Images:
 
     async def look(self) -> None:
         """Finds out at once what others have done to podman's images; else it is noticed within a minute."""
-        await self._kept.look()
+        await self._surroundings.look()
 
     async def close(self) -> None:
         """Ends podman's services that are ours."""
-        await self._services.close()
+        await self._storages.close()
 
     async def obtain(self, spec: ImageSpec, bench: Bench) -> Image:
         """The image, held until the bench closes.
@@ -99,7 +100,7 @@ class Images:
         Raises:
             EnvError: it cannot be had.
         """
-        storage = await self._kept.storage(bench.session.owner, bench.session.environment)
+        storage = await self._storages.of(bench.session.owner, bench.session.environment)
         pulled = False
         for _ in range(_MOST_ATTEMPTS):
             image = await self._present(storage, spec)
@@ -129,7 +130,7 @@ class Images:
             self._seen.pop(name, None)
             return None
         except (ApiError, UnreachableError) as error:
-            raise EnvError(f"podman cannot tell of {spec.reference}: {error}", field=spec.field) from error
+            raise untold(str(spec.reference), error, spec.field) from error
         if len(self._seen) >= _MOST_SEEN:
             self._seen.clear()
         self._seen[name] = stamp, found.id

@@ -14,35 +14,28 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ray_envd.agent.containers.storage import Storage, storage_environment
-from ray_envd.agent.errors import EnvError
-from ray_envd.agent.podman.environment import podman_environment
+from ray_envd.agent.containers.storage import KIND, Storage, Storages
+from ray_envd.agent.containers.surroundings import FAILURES, Surroundings
+from ray_envd.agent.podman.pull_errors import untold
 from ray_envd.agent.podman.records import (
     ApiError,
     ConflictError,
     Inspected,
     MissingError,
     UnreachableError,
-    chain_ids,
 )
-from ray_envd.agent.podman.service import Services
 from ray_envd.agent.room import Report, Room
 from ray_envd.agent.workshop import Bench, Made, Workshop
-from ray_envd.cache.errors import StoreError
 from ray_envd.cache.keys import ObjectKey
-from ray_envd.cache.owner import Owner, acting_as
+from ray_envd.cache.owner import acting_as
 from ray_envd.cache.store import Build, Entry
 
 if TYPE_CHECKING:
     from ray_envd.agent.podman.client import Client
 
 _log = logging.getLogger(__name__)
-_KIND = "image"
 _FILE = "image.json"
 _REMOVE_WITHIN = 120.0  # seconds
-_LOOK_EVERY = 60.0  # seconds between looks at whether somebody else has changed podman's storage
-#: What podman may answer, or not.
-FAILURES = (EnvError, ApiError, UnreachableError, OSError)
 
 
 class GoneError(Exception):
@@ -64,35 +57,16 @@ class Kept:
     That one keeps a thread of the workshop's waiting, so nothing here waits for those.
     """
 
-    def __init__(self, workshop: Workshop, services: Services, loop: asyncio.AbstractEventLoop) -> None:
-        self._workshop, self._services = workshop, services
+    def __init__(
+        self,
+        workshop: Workshop,
+        storages: Storages,
+        surroundings: Surroundings,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._workshop, self._storages, self._surroundings = workshop, storages, surroundings
         self._store, self._claims = workshop.store, workshop.store.claims
         self._loop = loop
-        #: By what leads to it: a session's has its proxies and may have a service already.
-        self._storages: dict[tuple[int, frozenset[tuple[str, str]]], Storage] = {}
-        self._looked: dict[tuple[int, str], list[int]] = {}
-        self._chains: dict[str, tuple[str, ...]] = {}
-
-    async def storage(self, owner: Owner, environment: Mapping[str, str]) -> Storage:
-        """A user's storage, by his raylet's environment.
-
-        Raises:
-            EnvError: podman cannot be used.
-        """
-        chosen = await asyncio.to_thread(podman_environment, owner, environment)
-        service = self._services.of(owner, chosen)
-        info = await service.info()
-        storage = Storage(service, info.graph_root, info.driver)
-        self._storages[owner.uid, frozenset(storage.environment.items())] = storage
-        return storage
-
-    async def storage_again(self, uid: int, environment: Mapping[str, str]) -> Storage:
-        """The same by what was kept of it."""
-        known = self._storages.get((uid, frozenset(storage_environment(environment).items())))
-        if known is not None:
-            return known
-        owner = await asyncio.to_thread(self._store.layout.owner, uid)
-        return await self.storage(Owner.of(owner.uid, owner.gid), environment)
 
     # objects
 
@@ -109,7 +83,7 @@ class Kept:
         fill = partial(self._fill, storage, image, reference, field)
         entry, built = await bench.obtain(key, fill, field=field, summary=reference, reserve=0)
         if built:
-            await self.look_around(storage)
+            await self._surroundings.look_around(storage)
         return entry, built
 
     async def _fill(
@@ -120,7 +94,7 @@ class Kept:
         except MissingError as error:
             raise GoneError(str(error)) from error
         except (ApiError, UnreachableError) as error:
-            raise EnvError(f"podman cannot tell of {reference}: {error}", field=field) from error
+            raise untold(reference, error, field) from error
         claim = await asyncio.to_thread(self._claims.get, storage.uid, build.key.digest)
         details = _details(found, storage, reference, pulled=claim is not None)
         sign = await asyncio.to_thread(_write, build, details, storage.sign_of(image))
@@ -184,7 +158,7 @@ class Kept:
         return end in {End.REMOVED, End.GONE}
 
     async def _remove(self, uid: int, claim: Mapping[str, Any]) -> End:
-        storage = await self.storage_again(uid, claim["environment"])
+        storage = await self._storages.again(uid, claim["environment"])
         return await storage.service.call(partial(_remove_image, str(claim["image"]), set(claim["names"])))
 
     async def sweep(self) -> None:
@@ -192,7 +166,7 @@ class Kept:
         for uid, name, claim in await asyncio.to_thread(lambda: list(self._claims.all())):
             if "image" not in claim:
                 continue
-            key = ObjectKey(uid, _KIND, name)
+            key = ObjectKey(uid, KIND, name)
             try:
                 if self._store.get(key) is None and not self._workshop.once.running(key):
                     # As if it were built: whoever asks for it meanwhile waits, and finds it gone.
@@ -207,83 +181,6 @@ class Kept:
         _log.info("%s, which nothing refers to: %s", key.id, end.value)
         if end is not End.IN_USE:
             await asyncio.to_thread(self._claims.drop, key.owner, key.digest)
-
-    # what others do to the storage
-
-    async def run(self) -> None:
-        """Keeps sizes true to what others do, until cancelled."""
-        while True:
-            try:
-                await self.look()
-            except Exception:  # noqa: BLE001 - logged, and tried again
-                _log.exception("podman's storage could not be looked at")
-            await asyncio.sleep(_LOOK_EVERY)
-
-    async def look(self) -> None:
-        """Looks around in each storage that has changed.
-
-        Raises:
-            EnvError: podman cannot be used.
-        """
-        for storage in await self._in_use():
-            stamp = await asyncio.to_thread(storage.stamp)
-            if self._looked.get((storage.uid, str(storage.root))) != stamp:
-                await self.look_around(storage)
-
-    async def _in_use(self) -> list[Storage]:
-        """Every storage with objects."""
-        found = {}
-        for entry in self._images():
-            storage = await self.storage_again(entry.key.owner, entry.details["environment"])
-            found[storage.uid, storage.root] = storage
-        return list(found.values())
-
-    def _images(self) -> list[Entry]:
-        return [each for each in self._store.entries() if each.key.kind == _KIND and not each.damaged]
-
-    async def look_around(self, storage: Storage) -> None:
-        """Finds out which layers of our images others have as well, and which images are gone.
-
-        A failure is logged: then what is not known counts as others'.
-        """
-        mine = {
-            str(entry.details["image"]): entry
-            for entry in self._images()
-            if (entry.key.owner, entry.details["root"]) == (storage.uid, str(storage.root))
-        }
-        ours = {image for image, entry in mine.items() if entry.details["pulled"]}
-        stamp = await asyncio.to_thread(storage.stamp)
-        try:
-            there, chains = await storage.service.call(partial(self._foreign_chains, ours))
-        except FAILURES as error:
-            _log.warning("podman's storage could not be looked at: %s", error)
-            return
-        units = [unit for image in ours for unit in mine[image].size.units]
-        theirs = {storage.unit_id(chain) for chain in chains}
-        self._store.note_foreign({unit.id: unit.id in theirs for unit in units if not unit.sample})
-        self._looked[storage.uid, str(storage.root)] = stamp
-        for image, entry in mine.items():
-            if image not in there:
-                await self._note_gone(entry)
-
-    def _foreign_chains(self, ours: set[str], client: "Client") -> tuple[set[str], set[str]]:
-        """The ids of all images, and the layers of those that are not ours."""
-        there = {each.id for each in client.images()}
-        found = set[str]()
-        for image in there - ours:
-            if image not in self._chains:
-                try:
-                    self._chains[image] = tuple(chain_ids(client.layers(image)))
-                except MissingError:
-                    continue
-            found.update(self._chains[image])
-        return there, found
-
-    async def _note_gone(self, entry: Entry) -> None:
-        try:
-            await self._workshop.guard.on_damage(entry, "somebody removed the image from podman's storage")
-        except StoreError as error:
-            _log.info("%s: %s", entry.id, error)
 
 
 def _details(found: Inspected, storage: Storage, reference: str, *, pulled: bool) -> dict[str, Any]:

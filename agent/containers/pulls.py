@@ -15,12 +15,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from ray_envd.agent.containers.kept import FAILURES, GoneError, Kept
-from ray_envd.agent.containers.storage import Storage
-from ray_envd.agent.errors import NetworkError
+from ray_envd.agent.containers.kept import GoneError, Kept
+from ray_envd.agent.containers.storage import Storage, Storages
+from ray_envd.agent.containers.surroundings import FAILURES
 from ray_envd.agent.image_reference import Reference
 from ray_envd.agent.podman.auth import credentials
-from ray_envd.agent.podman.pull_errors import pull_error
+from ray_envd.agent.podman.pull_errors import pull_error, untold
 from ray_envd.agent.podman.records import ApiError, Credentials, Listed, MissingError, Step, UnreachableError
 from ray_envd.agent.room import Report, Room, to_the_end
 from ray_envd.agent.workshop import Bench, Workshop
@@ -76,8 +76,8 @@ class _Progress:
 class Pulls:
     """Of all users. Use from one event loop."""
 
-    def __init__(self, workshop: Workshop, kept: Kept) -> None:
-        self._workshop, self._kept = workshop, kept
+    def __init__(self, workshop: Workshop, storages: Storages, kept: Kept) -> None:
+        self._workshop, self._storages, self._kept = workshop, storages, kept
         self._claims = workshop.store.claims
         self._repositories: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._noted: set[tuple[int, str]] = set()
@@ -165,9 +165,7 @@ class Pulls:
         except ApiError as error:
             raise pull_error(str(error), str(reference), field) from error
         except UnreachableError as error:
-            raise NetworkError(
-                f"podman's service broke off: {error}", field=field, remedy="see whether podman works here"
-            ) from error
+            raise untold(str(reference), error, field) from error
 
     async def _claimed(
         self, storage: Storage, reference: Reference, before: list[Listed], fetched: int, started: float
@@ -215,7 +213,7 @@ class Pulls:
             if not name.startswith(_NOTE) or (uid, name) in self._noted:
                 continue
             try:
-                storage = await self._kept.storage_again(uid, said["environment"])
+                storage = await self._storages.again(uid, said["environment"])
                 await self._settle(storage, name, said)
             except FAILURES as error:
                 _log.warning("a pull of %s is left alone: %s", said.get("reference"), error)

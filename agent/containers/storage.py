@@ -1,14 +1,18 @@
 """Where one user's images lie: podman's storage, and how it is reached."""
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_envd.agent.podman.environment import podman_environment
+from ray_envd.agent.podman.host import Hosts
 from ray_envd.agent.podman.records import Layer
-from ray_envd.agent.podman.service import Service
+from ray_envd.agent.podman.service import Service, Services
 from ray_envd.cache.keys import ObjectKey, digest_of
-from ray_envd.cache.owner import acting_as
+from ray_envd.cache.layout import Layout
+from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.sizes import Unit
 from ray_envd.cache.stamps import stamp
 
@@ -16,6 +20,8 @@ from ray_envd.cache.stamps import stamp
 _KEPT = ("CONTAINERS_", "STORAGE_", "XDG_")
 _KEPT_NAMES = frozenset({"HOME", "PATH", "TMPDIR", "DBUS_SESSION_BUS_ADDRESS"})
 _ROOT_DIGITS = 8
+#: Of objects.
+KIND = "image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ class Storage:
 
     def key(self, image: str) -> ObjectKey:
         """The key of an image's object: by its id, and the storage, since a user may have several."""
-        return ObjectKey(self.uid, "image", image + digest_of("storage", str(self.root))[:_ROOT_DIGITS])
+        return ObjectKey(self.uid, KIND, image + digest_of("storage", str(self.root))[:_ROOT_DIGITS])
 
     def unit(self, layer: Layer) -> Unit:
         """A layer, as what several objects may have."""
@@ -72,3 +78,37 @@ def storage_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value for name, value in environment.items() if name.startswith(_KEPT) or name in _KEPT_NAMES
     }
+
+
+class Storages:
+    """Everybody's. Use from one event loop."""
+
+    def __init__(self, layout: Layout, hosts: Hosts) -> None:
+        self._layout, self._services = layout, Services(layout.root, hosts)
+        #: By what leads to it: a session's has its proxies and may have a service already.
+        self._known: dict[tuple[int, frozenset[tuple[str, str]]], Storage] = {}
+
+    async def of(self, owner: Owner, environment: Mapping[str, str]) -> Storage:
+        """A user's storage, by his raylet's environment.
+
+        Raises:
+            EnvError: podman cannot be used.
+        """
+        chosen = await asyncio.to_thread(podman_environment, owner, environment)
+        service = self._services.of(owner, chosen)
+        info = await service.info()
+        storage = Storage(service, info.graph_root, info.driver)
+        self._known[owner.uid, frozenset(storage.environment.items())] = storage
+        return storage
+
+    async def again(self, uid: int, environment: Mapping[str, str]) -> Storage:
+        """The same by what was kept of it."""
+        known = self._known.get((uid, frozenset(storage_environment(environment).items())))
+        if known is not None:
+            return known
+        owner = await asyncio.to_thread(self._layout.owner, uid)
+        return await self.of(Owner.of(owner.uid, owner.gid), environment)
+
+    async def close(self) -> None:
+        """Ends podman's services that are ours."""
+        await self._services.close()

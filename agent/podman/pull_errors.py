@@ -7,7 +7,8 @@ Podman's API has no codes for it: everything is a failure with the words of the 
 import re
 from collections.abc import Sequence
 
-from ray_envd.agent.errors import DeniedError, DiskFullError, DownloadError, EnvError, NetworkError
+from ray_envd.agent.errors import DeniedError, DiskFullError, DownloadError, EnvError, NetworkError, Retry
+from ray_envd.agent.podman.records import ApiError
 from ray_envd.agent.redaction import redact_urls
 
 _LONGEST = 600  # characters of podman's own words
@@ -18,6 +19,13 @@ class PodmanError(EnvError):
 
     code = "podman"
     title = "could not be prepared by podman"
+
+
+class BrokenServiceError(PodmanError):
+    """Podman's service ended while it was asked; another is started for the next attempt."""
+
+    code = "podman_service"
+    retry = Retry.TRANSIENT
 
 
 class NoImageError(DownloadError):
@@ -124,6 +132,13 @@ def pull_error(words: str, reference: str, field: str) -> EnvError:
         if re.search(pattern, plain.lower()):
             return kind(f"{reference}: {cause}", field=field, remedy=remedy, output=[plain])
     return PodmanError(f"{reference} cannot be pulled", field=field, output=[plain])
+
+
+def untold(reference: str, error: Exception, field: str) -> EnvError:
+    """Podman does not say what there is of an image: its service has ended, or has an error of its own."""
+    kind = PodmanError if isinstance(error, ApiError) else BrokenServiceError
+    remedy = "see whether podman works for the raylet's user on this node"
+    return kind(f"{reference}: no answer", field=field, remedy=remedy, output=[one_line(str(error))])
 
 
 def one_line(words: str) -> str:
