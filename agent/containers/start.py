@@ -49,6 +49,15 @@ class Starts:
         self._hosts, self._policy, self._attend = hosts, policy, attend
         self._tried: dict[str, None] = {}
 
+    async def require_allowed(self, spec: ImageSpec, bench: Bench) -> None:
+        """Judges options and mounts, before an image is pulled for what may not run.
+
+        Raises:
+            DeniedError, InvalidSpecError: as of :meth:`container`.
+        """
+        asked = judge(spec, self._policy, bench.session.environment)
+        await bench.thread(self._mounts, asked, spec, bench)
+
     async def container(
         self, image: Image, platform: ImagePlatform, spec: ImageSpec, bench: Bench
     ) -> Container:
@@ -92,11 +101,10 @@ class Starts:
         session = bench.session
         ours = own_mounts(session, bench.store.user_dir(session.owner).objects)
         local = [Mount(path, path, read_only=False) for path in _local_folders(bench.spec.fields)]
-        return [
-            *ours,
-            *asked_mounts(asked.mounts, self._policy, session.owner, spec.field, ours=ours),
-            *asked_mounts(local, self._policy, session.owner, "working_dir", ours=()),
-        ]
+        theirs = asked_mounts(asked.mounts, self._policy, session.owner, spec.field, ours=ours)
+        folders = asked_mounts(local, self._policy, session.owner, "working_dir", ours=())
+        # By target: podman takes no two mounts at one place.
+        return list({mount.target: mount for mount in (*folders, *theirs, *ours)}.values())
 
     async def _try_once(self, container: Container, host: PodmanHost, spec: ImageSpec, bench: Bench) -> None:
         """A raylet would try a container that cannot start again and again, and start nothing else."""

@@ -23,6 +23,7 @@ class ImageInstaller:
 
     async def prepare(self, value: Any, bench: Bench) -> Contribution:
         """The worker starts in a container of the image."""
+        await self._starts.require_allowed(value, bench)
         image = await self._images.obtain(value, bench)
         platform = await self._platforms.of(image, value, bench)
         assert bench.platform is not None  # noqa: S101 - made with the bench of an env that names an image

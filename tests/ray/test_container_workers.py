@@ -164,6 +164,8 @@ def test_ends_of_workers(
         "image": {"image": image},
         "limited": {"image": {"uri": image, "memory": "500MiB"}},
         "broken": {"container": {"image": image, "run_options": ["--cap-drop=NO_SUCH_THING"]}},
+        # Nobody asks for this image: there is no registry there.
+        "denied": {"container": {"image": "127.0.0.1:1/none:1", "run_options": ["--privileged"]}},
     }
     answer: dict[str, Any] = node.run(DRIVERS / "container_driver.py", payload).value
     assert answer["kill"] < 5
@@ -172,6 +174,9 @@ def test_ends_of_workers(
         assert error == "RuntimeEnvSetupError"
         assert "runtime_env['container'] cannot be started in its container" in text
         assert "NO_SUCH_THING" in text
+    error, text = answer["denied"]
+    assert error == "RuntimeEnvSetupError"
+    assert "runtime_env['container'] is refused: '--privileged'" in text
     assert answer["well"] == "well"
     assert answer["stays"]
     # The job has ended, and its actor with it.

@@ -1,7 +1,7 @@
 """A driver whose workers end in other ways than by themselves; the answers are one JSON object.
 
 stdin: {"init": {arguments of ray.init}, "image": runtime env of the actor, "limited": one with a limit of its
-memory, "broken": one whose container cannot start}.
+memory, "broken": one whose container cannot start, "denied": one that is against the policy}.
 """
 
 import json
@@ -78,6 +78,7 @@ def main() -> None:
     answer = {"kill": seconds_until_gone(killed)}
     answer["limited"] = error_of(greedy.options(runtime_env=wanted["limited"]).remote())
     answer["broken"] = [error_of(each) for each in broken]
+    answer["denied"] = error_of(modest.options(runtime_env=wanted["denied"]).remote())
     answer["well"] = ray.get(modest.options(runtime_env=wanted["limited"]).remote(), timeout=60)
     answer["stays"] = all(map(is_there, left)) and ray.get(stays.pids.remote())[0] == left[0]
     answer["left"] = left
