@@ -151,6 +151,14 @@ class HostError(EnvError):
     title = "needs containers, which this node cannot run"
 
 
+class PassingHostError(HostError):
+    """Podman could not do it now: it was too busy, or what it had was taken away meanwhile."""
+
+    code = "host_now"
+    retry = Retry.TRANSIENT
+    title = "needs containers, which this node could not run just now"
+
+
 class OutOfSpaceError(EnvError):
     """The disk or the budget has no room now, and nothing that would be waited for gives any."""
 

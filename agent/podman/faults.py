@@ -4,7 +4,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ray_envd.agent.errors import EnvError, HostError, OutOfSpaceError, ToolMissingError
+from ray_envd.agent.errors import (
+    EnvError,
+    HostError,
+    InterruptedToolError,
+    OutOfSpaceError,
+    PassingHostError,
+    ToolMissingError,
+)
 from ray_envd.agent.process import Completed
 
 _TAIL = 15
@@ -96,6 +103,15 @@ FAULTS: Sequence[Fault] = (
         r"image not known|no such image|unable to find .* in local storage",
         "the image is not in podman's storage any more",
         "it is pulled again with the next attempt",
+        PassingHostError,
+    ),
+    _fault(
+        "busy",
+        r"database is locked|resource temporarily unavailable|deadline exceeded|i/o timeout"
+        r"|cannot allocate memory",
+        "podman did not come to it",
+        "it is tried again; if it happens again, see whether the node is overloaded",
+        PassingHostError,
     ),
     NO_RUNTIME,
 )
@@ -114,6 +130,13 @@ def raised(fault: Fault, completed: Completed | None = None, *, field: str | Non
 
 def failure(completed: Completed, doing: str, *, field: str | None = None) -> EnvError:
     """The error of a run of podman that failed, by its words."""
+    if completed.killed_by:
+        return InterruptedToolError(
+            f"podman was killed ({completed.killed_by}) before it could {doing}",
+            field=field,
+            remedy="it is tried again; if it happens again, see whether the node is short of memory",
+            output=completed.tail(_TAIL),
+        )
     fault = fault_in("\n".join(completed.lines))
     if fault is not None:
         return raised(fault, completed, field=field)

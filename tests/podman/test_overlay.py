@@ -16,7 +16,7 @@ from podman_fixtures import MakeImage
 from podman_world import PodmanWorld
 
 from ray_envd.agent.environments import Environment
-from ray_envd.agent.errors import InvalidSpecError
+from ray_envd.agent.errors import InvalidSpecError, ToolMissingError
 from ray_envd.agent.integrity.service import Integrity
 from ray_envd.agent.layers import Layers
 from ray_envd.agent.trees import Trees
@@ -132,6 +132,22 @@ def _native_sdist(root: Path) -> None:
     (root / "w").mkdir()
     with tarfile.open(root / "w" / "envdn-1.0.tar.gz", "w:gz") as archive:
         archive.add(project, "envdn-1.0")
+
+
+async def test_uv_needs_libgcc_in_the_image(
+    overlay: OverlayWorld, podman_world: PodmanWorld, make_image: MakeImage
+) -> None:
+    """Of an image in which uv cannot run, an error says what it lacks and which images have it."""
+    missing = {
+        f"/usr/lib/{each}/.wh.libgcc_s.so.1": b"" for each in ("x86_64-linux-gnu", "aarch64-linux-gnu")
+    }
+    name = make_image("overlay/bare", files=missing)
+    await asyncio.to_thread(podman_world.podman, "pull", "-q", name)
+    bare = await asyncio.to_thread(image_id, podman_world, name)
+    with pytest.raises(
+        ToolMissingError, match=r"libgcc_s(.|\n)*remedy: use an image with glibc and libgcc_s"
+    ):
+        await overlay.obtain(bare, pip={"packages": ["envda"]})
 
 
 async def test_an_editable_must_be_where_the_worker_is(overlay: OverlayWorld, small_id: str) -> None:

@@ -110,6 +110,21 @@ async def test_a_fault_of_the_machine_is_told_with_its_remedy(
     assert refusal[1] in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        ("1 == 1", "Error: 0123: image not known"),
+        ("1 == 1", "Error: beginning transaction: database is locked"),
+        ("-n $(kill -9 $$)", "it was killed before it said anything"),
+    ],
+)
+async def test_what_may_pass_is_tried_again(machine: Make, refusal: tuple[str, str]) -> None:
+    """An image that somebody removed, a database that was locked, a podman that was killed."""
+    with pytest.raises(EnvError) as raised:
+        await Hosts().of(_OWNER, machine(refusal), "image")
+    assert raised.value.retry is Retry.TRANSIENT
+
+
 async def test_podman_missing_old_or_without_a_runtime_is_told_apart(
     machine: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
