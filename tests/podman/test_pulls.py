@@ -1,7 +1,11 @@
 """Pulls from a real registry: progress, one for all who wait, retries, deadlines, policies."""
 
 import asyncio
+import contextlib
+import hashlib
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -274,3 +278,29 @@ async def test_a_registry_with_a_certificate_of_a_private_authority(
         await node.close()
         await asyncio.to_thread(world.close)
         await asyncio.to_thread(guarded.stop)
+
+
+async def test_a_service_that_dies_in_the_middle_is_started_again(
+    node: ImageNode, registry: Registry, toll: Toll, podman_folder: Path
+) -> None:
+    """The next attempt asks another one, and goes on."""
+    made = random_image(podman_folder / "layers", 5, seed=10)
+    registry.push(made, "pulls/murder")
+    toll.rate, before = 3 * MIB, toll.passed
+    session = await node.session(attempts=3)
+    pulling = asyncio.create_task(node.acquire(session, f"{toll.address}/pulls/murder"))
+    await asyncio.to_thread(wait_until, lambda: toll.passed > before + MIB, 20, "some of the image")
+    await asyncio.to_thread(_kill_services, node)
+    await pulling
+    assert node.installer.obtained[-1].id == made.id
+    assert toll.count("GET", made.layers[0].digest) == 2
+
+
+def _kill_services(node: ImageNode) -> None:
+    """Those of this node's store: their sockets stand in folders with its mark."""
+    mark = hashlib.sha256(str(node.store.layout.root).encode()).hexdigest()[:8]
+    wanted = f"/ray-envd-podman-{mark}-".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if wanted in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
