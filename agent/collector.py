@@ -232,6 +232,7 @@ class Collector:
     def _count(self, done: Collected, freed: int, reason: str) -> None:
         """What went for a limit of its own is told apart from what the collection was made for."""
         metrics = self._workshop.metrics.store
+        self._workshop.trace.told("evict", [victim.entry.key for victim in done.victims])
         for victim in done.victims:
             kind, cause = victim.entry.key.kind, victim.cause
             if cause is Cause.WHOLE:

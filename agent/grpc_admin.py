@@ -14,6 +14,7 @@ from ray_envd.agent import grpc_events
 from ray_envd.agent.collector import Collector
 from ray_envd.agent.errors import EnvError
 from ray_envd.agent.grpc_prefetch import prefetch
+from ray_envd.agent.grpc_trace import trace
 from ray_envd.agent.grpc_verify import verify
 from ray_envd.agent.integrity.service import Integrity
 from ray_envd.agent.link_server import LinkServer
@@ -146,6 +147,7 @@ class AdminService(services.AdminServiceServicer):
         except cache_errors.StoreError as error:
             await _abort(context, error)
         self._manager.metrics.store.evicted(entry.key.kind, "removed", freed)
+        self._manager.workshop.trace.told("evict", [entry.key])
         return pb.RemoveReply(id=entry.id, freed_bytes=freed)
 
     async def Pin(self, request: pb.PinRequest, context: Context) -> pb.PinReply:  # noqa: N802
@@ -164,6 +166,14 @@ class AdminService(services.AdminServiceServicer):
         shown = await self._manager.workshop.thread(self._listing.teller)
         run = verify(self._integrity.verification, self._references, entries, shown, repair=request.repair)
         async with contextlib.aclosing(run) as events:
+            async for event in events:
+                yield event
+
+    async def Trace(  # noqa: N802
+        self, _request: pb.TraceRequest, _context: Context
+    ) -> AsyncIterator[pb.TraceEvent]:
+        """What happens to objects, until the caller goes."""
+        async with contextlib.aclosing(trace(self._manager.workshop.trace, self._store.entries())) as events:
             async for event in events:
                 yield event
 

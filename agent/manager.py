@@ -140,6 +140,7 @@ class Manager:
                 # Workers of a dead raylet take a moment to notice.
                 for digest in [each for each in envs.ready if self.references.count(session_id, each)]:
                     self._rest(envs, digest)
+                    self._told_released(envs, digest, self.references.count(session_id, digest))
             self._trees.forget(session_id)
             dropped = await self.workshop.thread(self.references.end, session_id)
         _log.info("session %s ended, %d references dropped", session_id, dropped)
@@ -311,6 +312,7 @@ class Manager:
                 self.references.acquire(session.id, digest)
                 self._of(session).used(digest)
                 self._trees.enter(session.id, digest, env.trees)
+                self.workshop.trace.told("acquire", env.objects)
         except NotFoundError:
             whole = False  # forgotten as idle, between its preparation and now
         finally:
@@ -409,6 +411,7 @@ class Manager:
         if self.references.count(session.id, digest) == 1:
             self._rest(self._of(session), digest)
         left = self.references.release(session.id, digest)
+        self._told_released(self._of(session), digest)
         if left == 0:
             self._trees.leave(session.id, digest)
             self._note_idle(session, digest)
@@ -416,6 +419,10 @@ class Manager:
             if session.settings.cache_bytes:
                 self._evict_excess(session)
             self.on_release()
+
+    def _told_released(self, envs: SessionEnvs, digest: str, number: int = 1) -> None:
+        env = envs.ready.get(digest)
+        self.workshop.trace.told("release", () if env is None else env.objects, number)
 
     def _rest(self, envs: SessionEnvs, digest: str) -> None:
         """Notes that what an env stands on was in use until now."""
@@ -452,6 +459,7 @@ class Manager:
             _log.info("not collected: %s", error)
         else:
             self.metrics.store.evicted(key.kind, "session_limit", freed)
+            self.workshop.trace.told("evict", [key])
 
     def info(self, session: Session) -> list[EnvState]:
         """The envs of a session: those in use, those ready, those that failed."""

@@ -27,6 +27,7 @@ from ray_envd.agent.sessions import Session
 from ray_envd.agent.slots import Slots
 from ray_envd.agent.space import Space
 from ray_envd.agent.spec import RuntimeEnvSpec
+from ray_envd.agent.trace import Trace
 from ray_envd.agent.uv_caches import UvCaches
 from ray_envd.cache import errors as cache_errors
 from ray_envd.cache.budget import Budget
@@ -79,6 +80,7 @@ class Workshop:
         )
         self.after_build: Callable[[], None] = lambda: None
         self.guard = Guard(store)
+        self.trace = Trace()
         self._progress: dict[Hashable, Progress] = {}
         self._threads = ThreadPoolExecutor(max_workers=16, thread_name_prefix="store")
 
@@ -229,6 +231,7 @@ class Workshop:
         room.finish()
         phases.enter("commit")
         await to_the_end(self.thread(self._commit, build, summary, seconds, made))
+        self.trace.built(self.store.get(key))
         self.metrics.builds.fetched_bytes.labels(key.kind).inc(made.fetched_bytes)
 
     async def _begin(self, key: ObjectKey, owner: Owner) -> Build:

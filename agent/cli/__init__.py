@@ -32,6 +32,7 @@ COMMANDS = {
     "pin": ("store", "Keep objects until they are unpinned."),
     "unpin": ("store", "Let objects be collected again."),
     "verify": ("verify", "Read everything that is stored, and find what is damaged."),
+    "trace": ("trace", "Write down what happens to objects, to replay it."),
     "attach": ("node", "Make the Ray of an interpreter use ray-envd."),
     "detach": ("node", "Give an interpreter's Ray its own agent back."),
     "config": ("node", "Print the effective settings and where each came from."),

@@ -36,6 +36,7 @@ from ray_envd.agent.client.messages import (
     Victim,
     short_id,
 )
+from ray_envd.agent.client.traces import Happening
 
 __all__ = [
     "AsyncClient",
@@ -49,6 +50,7 @@ __all__ = [
     "EnvInfo",
     "EnvInfos",
     "Event",
+    "Happening",
     "Listing",
     "Object",
     "Prefetched",

@@ -14,6 +14,7 @@ from ray_envd.agent.client import calls, messages
 from ray_envd.agent.client.calls import Call, RuntimeEnv
 from ray_envd.agent.client.context import Context
 from ray_envd.agent.client.errors import RemoteError, from_rpc
+from ray_envd.agent.client.traces import Happening, happening
 from ray_envd.agent.pb import admin_pb2 as pb
 
 T = TypeVar("T")
@@ -163,6 +164,10 @@ class AsyncClient:
         """Reads every file of objects, all of them if none is named; one event each, in any order."""
         request = pb.VerifyRequest(ids=ids, repair=repair)
         return self._stream(calls.VERIFY, request, pb.VerifyEvent, messages.verified)
+
+    def trace(self) -> AsyncGenerator[Happening, None]:
+        """What is stored, then what happens to objects, until the generator is closed or the daemon ends."""
+        return self._stream(calls.TRACE, pb.TraceRequest(), pb.TraceEvent, happening)
 
     async def drain(self, deadline_seconds: float = 0) -> int:
         """Ends the daemon in order; returns how many builds were cut off."""

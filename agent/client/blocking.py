@@ -13,6 +13,7 @@ from ray_envd.agent.client import calls, messages
 from ray_envd.agent.client.calls import Call, RuntimeEnv
 from ray_envd.agent.client.context import Context
 from ray_envd.agent.client.errors import RemoteError, from_rpc
+from ray_envd.agent.client.traces import Happening, happening
 from ray_envd.agent.pb import admin_pb2 as pb
 
 T = TypeVar("T")
@@ -221,6 +222,10 @@ class Client:
         """
         request = pb.VerifyRequest(ids=ids, repair=repair)
         return self._stream(calls.VERIFY, request, pb.VerifyEvent, messages.verified)
+
+    def trace(self) -> Generator[Happening, None, None]:
+        """What is stored, then what happens to objects, until the generator is closed or the daemon ends."""
+        return self._stream(calls.TRACE, pb.TraceRequest(), pb.TraceEvent, happening)
 
     def drain(self, deadline_seconds: float = 0) -> int:
         """Ends the daemon in order; returns how many builds were cut off. 0: the daemon's own deadline."""

@@ -23,6 +23,7 @@ _RAY = "/ray.rpc.RuntimeEnvService/"
 CREATE = f"{_ADMIN}CreateRuntimeEnv"
 PREFETCH = f"{_ADMIN}Prefetch"
 VERIFY = f"{_ADMIN}Verify"
+TRACE = f"{_ADMIN}Trace"
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),

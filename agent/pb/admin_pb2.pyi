@@ -354,6 +354,42 @@ class VerifyEvent(_message.Message):
     users: _containers.RepeatedCompositeFieldContainer[VerifyUser]
     def __init__(self, done: _Optional[int] = ..., total: _Optional[int] = ..., object: _Optional[_Union[Object, _Mapping]] = ..., damage: _Optional[str] = ..., files: _Optional[_Iterable[str]] = ..., unlike_record: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ..., freed_bytes: _Optional[int] = ..., users: _Optional[_Iterable[_Union[VerifyUser, _Mapping]]] = ...) -> None: ...
 
+class TraceRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TraceUnit(_message.Message):
+    __slots__ = ("id", "bytes")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    bytes: int
+    def __init__(self, id: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class TraceEvent(_message.Message):
+    __slots__ = ("time", "event", "number", "owner_uid", "kind", "digest", "bytes", "units", "build_seconds", "fetched_bytes")
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    OWNER_UID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    BUILD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    time: float
+    event: str
+    number: int
+    owner_uid: int
+    kind: str
+    digest: str
+    bytes: int
+    units: _containers.RepeatedCompositeFieldContainer[TraceUnit]
+    build_seconds: float
+    fetched_bytes: int
+    def __init__(self, time: _Optional[float] = ..., event: _Optional[str] = ..., number: _Optional[int] = ..., owner_uid: _Optional[int] = ..., kind: _Optional[str] = ..., digest: _Optional[str] = ..., bytes: _Optional[int] = ..., units: _Optional[_Iterable[_Union[TraceUnit, _Mapping]]] = ..., build_seconds: _Optional[float] = ..., fetched_bytes: _Optional[int] = ...) -> None: ...
+
 class DrainRequest(_message.Message):
     __slots__ = ("deadline_seconds",)
     DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]

@@ -79,6 +79,11 @@ class AdminServiceStub:
                 request_serializer=ray__envd_dot_v1_dot_admin__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=ray__envd_dot_v1_dot_admin__pb2.VerifyEvent.FromString,
                 _registered_method=True)
+        self.Trace = channel.unary_stream(
+                '/ray_envd.v1.AdminService/Trace',
+                request_serializer=ray__envd_dot_v1_dot_admin__pb2.TraceRequest.SerializeToString,
+                response_deserializer=ray__envd_dot_v1_dot_admin__pb2.TraceEvent.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/ray_envd.v1.AdminService/Drain',
                 request_serializer=ray__envd_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
@@ -147,6 +152,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Trace(self, request, context):
+        """What is stored, then what happens to objects, until the caller ends it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Drain(self, request, context):
         """Takes no new work, waits for what is in flight, then ends the daemon.
         """
@@ -201,6 +213,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=ray__envd_dot_v1_dot_admin__pb2.VerifyRequest.FromString,
                     response_serializer=ray__envd_dot_v1_dot_admin__pb2.VerifyEvent.SerializeToString,
+            ),
+            'Trace': grpc.unary_stream_rpc_method_handler(
+                    servicer.Trace,
+                    request_deserializer=ray__envd_dot_v1_dot_admin__pb2.TraceRequest.FromString,
+                    response_serializer=ray__envd_dot_v1_dot_admin__pb2.TraceEvent.SerializeToString,
             ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
@@ -451,6 +468,33 @@ class AdminService:
             '/ray_envd.v1.AdminService/Verify',
             ray__envd_dot_v1_dot_admin__pb2.VerifyRequest.SerializeToString,
             ray__envd_dot_v1_dot_admin__pb2.VerifyEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ray_envd.v1.AdminService/Trace',
+            ray__envd_dot_v1_dot_admin__pb2.TraceRequest.SerializeToString,
+            ray__envd_dot_v1_dot_admin__pb2.TraceEvent.FromString,
             options,
             channel_credentials,
             insecure,

@@ -86,13 +86,13 @@ def weekly_batch(seed: int) -> Workload:
 
 
 def notebooks(seed: int) -> Workload:
-    """Ten working days of 30 people: each goes on changing an env, and runs each version a few times.
+    """Ten working days of 16 people: each goes on changing an env, and runs each version a few times.
 
     Versions of one person's env share most of their packages; now and then somebody goes back to an old one.
     """
     chance = random.Random(f"notebook {seed}")
     uses = list[Use]()
-    for person in range(30):
+    for person in range(16):
         versions = [environment(chance, f"note{person}.0")]
         for day in range(10):
             now = (day + 2 * (day // 5)) * DAY + chance.uniform(7, 11) * HOUR
