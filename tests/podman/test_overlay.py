@@ -32,8 +32,14 @@ _LOADED = (
 async def test_packages_over_an_image(
     overlay: OverlayWorld, podman_world: PodmanWorld, small_id: str, make_image: MakeImage
 ) -> None:
-    """Only what the image lacks is installed, from uv's cache by links, compiled, once for each image."""
+    """Only what the image lacks is installed, from uv's cache by links, compiled, once for each image.
+
+    The index wants a password, which the user's netrc on the host has.
+    """
     index = Index()
+    index.credentials = "somebody:open-sesame"
+    netrc = Path(overlay.environment["HOME"], ".netrc")
+    await asyncio.to_thread(netrc.write_text, "machine 127.0.0.1 login somebody password open-sesame\n")
     try:
         for wheel in (
             make_wheel(overlay.root / "w", "envda", "1.0"),
