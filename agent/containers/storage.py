@@ -84,7 +84,7 @@ class Storages:
     """Everybody's. Use from one event loop."""
 
     def __init__(self, layout: Layout, hosts: Hosts) -> None:
-        self._layout, self._services = layout, Services(layout.root, hosts)
+        self._layout, self._services = layout, Services(layout, hosts)
         #: By what leads to it: a session's has its proxies and may have a service already.
         self._known: dict[tuple[int, frozenset[tuple[str, str]]], Storage] = {}
 

@@ -8,6 +8,7 @@ nobody has asked it for a minute, is started again when somebody does, and ends 
 import asyncio
 import contextlib
 import hashlib
+import secrets
 import shutil
 import socket
 import tempfile
@@ -25,6 +26,7 @@ from ray_envd.agent.podman.host import Hosts
 from ray_envd.agent.podman.info import PodmanInfo
 from ray_envd.agent.podman.records import UnreachableError
 from ray_envd.agent.process import Completed
+from ray_envd.cache.layout import Layout
 from ray_envd.cache.owner import Owner, acting_as
 
 if TYPE_CHECKING:
@@ -54,13 +56,15 @@ class _Threads:
 
     Attributes:
         closed: nothing is asked any more.
+        layout: of the daemon's store.
         mark: in the names of folders that are this daemon's.
         swept: the uids of users whose folders an earlier daemon may have left no more.
         sweeping: while they are swept none are made.
     """
 
-    def __init__(self, store: Path) -> None:
-        self.mark = hashlib.sha256(str(store).encode()).hexdigest()[:8]
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.mark = hashlib.sha256(str(layout.root).encode()).hexdigest()[:8]
         self.closed = False
         self.swept: set[int] = set()
         self.sweeping = asyncio.Lock()
@@ -156,10 +160,13 @@ class Service:
     async def _started(self) -> Path:
         program = (await self.info()).program
         folder = await self._folder()
+        scratch = await self._threads.run(_make_scratch, self._threads.layout, self.owner)
         path = folder / "s"
         argv = [program, "system", "service", "--time", str(_IDLE), f"unix://{path}"]
-        running = process.run(argv, env=self.environment, cwd="/", owner=self.owner)
-        self._own = asyncio.create_task(self._attended(running, folder), name="podman service")
+        # Where a pull keeps what has come: a killed podman leaves it there, and the next daemon removes it.
+        environment = {"TMPDIR": str(scratch), **self.environment}
+        running = process.run(argv, env=environment, cwd="/", owner=self.owner)
+        self._own = asyncio.create_task(self._attended(running, folder, scratch), name="podman service")
         deadline = time.monotonic() + _START_WITHIN
         while time.monotonic() < deadline and not self._own.done():
             if await self._threads.run(_listens, path):
@@ -180,19 +187,20 @@ class Service:
                 swept.add(self.owner.uid)
         return await self._threads.run(_as, self.owner, partial(_make_folder, mark))
 
-    async def _attended(self, running: Awaitable[Completed], folder: Path) -> Completed:
+    async def _attended(self, running: Awaitable[Completed], *folders: Path) -> Completed:
         try:
             return await running
         finally:
-            await self._threads.run(_as, self.owner, partial(shutil.rmtree, folder, ignore_errors=True))
+            for folder in folders:
+                await self._threads.run(_as, self.owner, partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 class Services:
     """Everybody's."""
 
-    def __init__(self, store: Path, hosts: Hosts) -> None:
-        """``store`` is the daemon's folder, which no other daemon has."""
-        self._hosts, self._threads = hosts, _Threads(store)
+    def __init__(self, layout: Layout, hosts: Hosts) -> None:
+        """``layout`` is of the daemon's store, which no other daemon has."""
+        self._hosts, self._threads = hosts, _Threads(layout)
         self._services: dict[tuple[int, frozenset[tuple[str, str]]], Service] = {}
 
     @property
@@ -267,6 +275,14 @@ def _above() -> Path:
 def _make_folder(mark: str) -> Path:
     """A folder for a socket, the caller's alone."""
     return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{mark}-", dir=_above()))
+
+
+def _make_scratch(layout: Layout, owner: Owner) -> Path:
+    """A folder for what podman downloads, among the unfinished things of the user."""
+    folder = layout.create_user(owner).staging / f"podman-{secrets.token_hex(8)}"
+    with acting_as(owner):
+        folder.mkdir(mode=0o700)
+    return folder
 
 
 def _sweep_folders(mark: str) -> None:

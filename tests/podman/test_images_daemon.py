@@ -1,5 +1,6 @@
 """Images in a real daemon: killed in the middle of a pull, and what the command line's calls say of them."""
 
+import os
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -70,10 +71,12 @@ def test_a_kill_in_the_middle_of_a_pull_leaves_nothing(
     daemon.kill()
     asking.join(20)
     assert [note[:5] for note in _notes(daemon)] == ["pull-"]
+    staging = daemon.store / "users" / str(os.geteuid()) / "staging"
     daemon.start()
     wait_until(lambda: not _notes(daemon), 20, "the end of the pull's note")
     wait_until(lambda: not toll.connections, 10, "the end of the pull")
     assert world.images() == []
+    wait_until(lambda: not list(staging.glob("podman-*/storage*")), 10, "the end of what had come")
     toll.rate = None
     failed = _fail(daemon, world, name)
     assert failed is not None

@@ -117,8 +117,10 @@ async def test_each_waiter_has_his_deadline_and_the_last_ends_the_pull(
     session, other = await node.session(), await node.session("other")
     toll.rate = MIB / 4
     patient = asyncio.create_task(node.acquire(other, name))
+    before = toll.passed
+    await asyncio.to_thread(wait_until, lambda: toll.passed > before + MIB // 8, 20, "some of the image")
     with pytest.raises(SetupTimeoutError):
-        await node.acquire(session, name, seconds=2)
+        await node.acquire(session, name, seconds=1)
     assert toll.connections
     assert not patient.done()
     patient.cancel()
@@ -294,6 +296,8 @@ async def test_a_service_that_dies_in_the_middle_is_started_again(
     await pulling
     assert node.installer.obtained[-1].id == made.id
     assert toll.count("GET", made.layers[0].digest) == 2
+    staging = node.store.layout.user(session.owner.uid).staging
+    assert await asyncio.to_thread(lambda: list(staging.glob("podman-*/*"))) == [], "what had come is gone"
 
 
 def _kill_services(node: ImageNode) -> None:

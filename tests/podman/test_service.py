@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import stat
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +19,7 @@ from ray_envd.agent.errors import DrainingError, EnvError
 from ray_envd.agent.podman.environment import podman_environment
 from ray_envd.agent.podman.host import Hosts
 from ray_envd.agent.podman.service import Service, Services
+from ray_envd.cache.layout import Layout
 from ray_envd.cache.owner import Owner
 
 
@@ -29,8 +31,10 @@ def world(podman_folder: Path) -> Iterator[PodmanWorld]:
 
 
 @pytest.fixture
-async def services(tmp_path: Path) -> AsyncIterator[Services]:
-    made = Services(tmp_path, Hosts())
+async def services(podman_folder: Path) -> AsyncIterator[Services]:
+    layout = Layout(podman_folder / f"store-{secrets.token_hex(4)}")
+    await asyncio.to_thread(layout.create)
+    made = Services(layout, Hosts())
     yield made
     await made.close()
 
