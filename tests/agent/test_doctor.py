@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -24,6 +24,7 @@ from ray_envd.agent.config_sources import load
 from ray_envd.agent.doctor import Finding, Level, examine, interpreter, settings_finding, store, tools
 from ray_envd.agent.doctor import daemon as daemon_checks
 from ray_envd.agent.doctor.warm import warm_file
+from ray_envd.cache.owner import Owner
 
 ROOT = os.geteuid() == 0
 
@@ -386,6 +387,28 @@ def test_doctor_tells_all_and_exits_by_the_worst(
     failed = [each for each in json.loads(text) if each["level"] == "fail"]
     assert [each["check"] for each in failed] == ["disk space"]
     assert all(set(each) == {"check", "level", "found", "remedy"} for each in json.loads(text))
+
+
+def test_containers_are_tried_as_whom_one_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user, with nothing of our environment, and registries; one whom nobody knows is an error."""
+    asked: list[tuple[str, int, tuple[str, ...]]] = []
+
+    def look(owner: Owner, environment: Mapping[str, str], addresses: Sequence[str]) -> list[Finding]:
+        asked.append((owner.name, len(environment), tuple(addresses)))
+        return [Finding("containers", Level.FAIL, "broken", "mend it")]
+
+    monkeypatch.setattr("ray_envd.agent.doctor.containers.examine", look)
+    common = ("--socket", "/tmp/no.sock", "--store", str(tmp_path))
+    registry = "127.0.0.1:5000"
+    code, text = invoke(*common, "--registry", registry, RAY_ENVD_HTTP="none")
+    assert (code, asked[0][2]) == (1, (registry,))
+    assert asked[0][1] > 1
+    assert "fail containers: broken" in text
+    if ROOT:
+        invoke(*common, "--user", "nobody", RAY_ENVD_HTTP="none")
+        assert asked[1] == ("nobody", 0, ())
+    code, _ = invoke(*common, "--user", "nobody-of-this-name")
+    assert (code, len(asked)) == (1, 1 + ROOT)
 
 
 def test_doctor_finds_wrong_settings() -> None:
