@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ray_envd.cache.errors import InUseError, NotFoundError
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.ledger import Ledger
+from ray_envd.cache.past import Past
 from ray_envd.cache.records import Build, Entry, Facts, Link, Object
 from ray_envd.cache.sharing import Sharing
 
@@ -45,6 +46,7 @@ class Objects:
         self._leaving: set[ObjectKey] = set()
         self._linked: dict[tuple[int, str], ObjectKey] = {}
         self._sharing = Sharing()
+        self._past = Past()
         for each in self._all():
             self._sharing.add(each)
         for each in stored.values():
@@ -176,6 +178,11 @@ class Objects:
         with self.lock:
             return self._building.get(build.key) is build
 
+    def past_heat(self, key: ObjectKey, now: float) -> float:
+        """How warm an object of this key still is that was evicted; see :mod:`ray_envd.cache.past`."""
+        with self.lock:
+            return self._past.heat(key, now)
+
     def give_up(self, build: Build) -> None:
         """Building to absent."""
         with self.lock:
@@ -243,6 +250,7 @@ class Objects:
         """What has left takes no more space."""
         with self.lock:
             self._sharing.drop(gone)
+            self._past.note(gone.key, gone.heat, gone.last_used)
 
     # stored -> damaged -> absent
 

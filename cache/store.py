@@ -222,7 +222,16 @@ class Store(Stored):
             epoch=epoch,
         )
         fingerprint = self._markers.write(key, facts)
-        committed = Object(key, build.path, facts, fingerprint, last_used=facts.created, uses=1, holds=1)
+        committed = Object(
+            key,
+            build.path,
+            facts,
+            fingerprint,
+            last_used=facts.created,
+            uses=1,
+            heat=self._objects.past_heat(key, facts.created) + 1.0,
+            holds=1,
+        )
         self._write([committed])
         entry = self._objects.publish(committed, measured.links)
         with self._counting:

@@ -18,9 +18,10 @@ Everything here is a pure function of its arguments.
 from dataclasses import dataclass
 from typing import Protocol
 
-#: Seconds after which a use counts half. Jobs come back daily: what ran yesterday still weighs, what ran once
-#: a week ago weighs as good as nothing.
-HALF_LIFE = 86400.0
+#: Seconds after which a use counts half: a week. Jobs come back daily and weekly. Found by replaying
+#: workloads (``benchmarks/hit_rates``): with a day, pipelines that run weekly are forgotten before they come
+#: back, and little is gained elsewhere; with months, what has gone out of use stays too long.
+HALF_LIFE = 7 * 86400.0
 
 
 class Rated(Protocol):

@@ -8,6 +8,7 @@ from replay import World
 
 from ray_envd.cache.gc import Limits, plan
 from ray_envd.cache.keys import ObjectKey
+from ray_envd.cache.past import Past
 from ray_envd.cache.records import Facts, Object
 from ray_envd.cache.sharing import Sharing
 
@@ -25,6 +26,7 @@ class Ours:
         self._items = dict[ObjectKey, Item]()
         self._sharing = Sharing()
         self._holders = Counter[str]()
+        self._past = Past()
 
     def hit(self, item: Item, now: float) -> None:
         """As ``Objects.hold``."""
@@ -34,7 +36,8 @@ class Ours:
         """As ``Store.commit``: the builder's own use is its first."""
         key = ObjectKey(0, item.kind, item.digest)
         facts = Facts(item.name, item.size, now, item.seconds, {}, fetched_bytes=item.fetched)
-        made = Object(key, Path("/nowhere"), facts, [], last_used=now, uses=1)
+        heat = self._past.heat(key, now) + 1.0
+        made = Object(key, Path("/nowhere"), facts, [], last_used=now, uses=1, heat=heat)
         self._objects[item], self._items[key] = made, item
         self._sharing.add(made)
         # No file on paper has links from uv's cache: all of a unit's are its holders'.
@@ -61,7 +64,9 @@ class Ours:
         )
         gone = [self._items.pop(victim.entry.key) for victim in planned.victims]
         for item in gone:
-            self._sharing.drop(self._objects.pop(item))
+            former = self._objects.pop(item)
+            self._sharing.drop(former)
+            self._past.note(former.key, former.heat, former.last_used)
             self._holders.subtract(unit.id for unit in item.size.units)
         return gone
 

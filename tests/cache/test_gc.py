@@ -71,8 +71,8 @@ def test_what_goes_under_which_limits(limits: Limits, options: dict[str, Any], v
         ({"heat": 1.0}, {"heat": 5.0}),
         ({"seconds": 1.0}, {"seconds": 60.0}),
         ({"fetched": 0}, {"fetched": 500 * MB}),
-        # A week ago often, against once today; a large slow one against a small quick one.
-        ({"age": 7 * DAY, "heat": 20.0}, {"age": 0.0}),
+        # Seven weeks ago often, against once today; a large slow one against a small quick one.
+        ({"age": 49 * DAY, "heat": 20.0}, {"age": 0.0}),
         ({"size": 1000 * MB, "seconds": 30.0}, {"size": 10 * MB, "seconds": 1.0}),
     ],
 )
@@ -125,8 +125,8 @@ def test_files_that_uvs_cache_has_free_nothing() -> None:
 def test_those_who_share_go_together() -> None:
     """Two old envs with a gigabyte in common go before a fresh one, though each frees little."""
     entries = [
-        entry(0, 50_000, age=3 * DAY, units={"torch": 1000 * MB}),
-        entry(1, 50_000, age=2 * DAY, units={"torch": 1000 * MB}),
+        entry(0, 50_000, age=21 * DAY, units={"torch": 1000 * MB}),
+        entry(1, 50_000, age=14 * DAY, units={"torch": 1000 * MB}),
         entry(2, 1000 * MB),
     ]
     planned = _plan(entries, target=1050 * MB)
@@ -195,11 +195,11 @@ def test_generations_of_one_key_are_two_objects() -> None:
 
 def test_each_victim_has_its_reason() -> None:
     """The dry run shows people the figures and the limit."""
-    old = [entry(0, 10 * MB, age=2 * DAY, seconds=12.5, fetched=40 * MB)]
+    old = [entry(0, 10 * MB, age=14 * DAY, seconds=12.5, fetched=40 * MB)]
     old.append(entry(1, 10 * MB, heat=50.0))
     [victim] = _plan(old, Limits(19 * MB, 15 * MB)).victims
     assert victim.reason == (
-        "used 3 times, unused for 2 d, 12.5 s and 40.0 MB of downloads to rebuild, frees 10.0 MB:"
+        "used 3 times, unused for 14 d, 12.5 s and 40.0 MB of downloads to rebuild, frees 10.0 MB:"
         " the store is above 19.0 MB and comes down to 15.0 MB"
     )
     assert victim.frees == 10 * MB
