@@ -14,28 +14,8 @@ from ray_envd.agent.slots import Slots
 WORK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
-class BuildPhases:
-    """The phases of one build, one after the other: each ends where the next begins. On the event loop."""
-
-    def __init__(self, seconds: Histogram, kind: str) -> None:
-        self._seconds, self._kind = seconds, kind
-        self._phase, self._since = "", 0.0
-
-    def enter(self, phase: str) -> None:
-        """The phase before is done."""
-        self.leave("done")
-        self._phase, self._since = phase, time.monotonic()
-
-    def leave(self, outcome: str) -> None:
-        """The phase is over; does nothing between phases."""
-        if self._phase:
-            took = time.monotonic() - self._since
-            self._seconds.labels(self._kind, self._phase, outcome).observe(took)
-            self._phase = ""
-
-
 def outcome_of(error: BaseException) -> str:
-    """How a phase has ended that raised this."""
+    """How work has ended that raised this."""
     return "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"
 
 
@@ -64,9 +44,16 @@ class BuildMetrics:
         )
         self.phase_seconds = Histogram(
             "ray_envd_build_phase_seconds",
-            "Time of the phases of builds: resolve, download, room (waiting for bytes), slot (waiting for"
-            " other builds), make, commit, seal; outcome done, failed or cancelled.",
+            "Time of the phases of builds: resolve, download, make, commit, seal; outcome done, failed or"
+            " cancelled.",
             ["kind", "phase", "outcome"],
+            buckets=WORK,
+            registry=registry,
+        )
+        self.wait_seconds = Histogram(
+            "ray_envd_build_wait_seconds",
+            "Time that builds waited, be it none: for a slot (other builds) or for room (bytes).",
+            ["resource"],
             buckets=WORK,
             registry=registry,
         )
@@ -104,21 +91,17 @@ class BuildMetrics:
         self.lookups.labels(kind, "hit").inc()
         self.saved_seconds.labels(kind).inc(build_seconds)
 
-    def phases(self, kind: str) -> BuildPhases:
-        """Measures the phases of a build that begins."""
-        return BuildPhases(self.phase_seconds, kind)
-
     @contextmanager
     def phase(self, kind: str, phase: str) -> Iterator[None]:
-        """Measures the block as one phase."""
-        phases = self.phases(kind)
-        phases.enter(phase)
+        """Measures the block as one phase of a build."""
+        began, outcome = time.monotonic(), "done"
         try:
             yield
         except BaseException as error:
-            phases.leave(outcome_of(error))
+            outcome = outcome_of(error)
             raise
-        phases.leave("done")
+        finally:
+            self.phase_seconds.labels(kind, phase, outcome).observe(time.monotonic() - began)
 
     def watch_slots(self, slots: Slots) -> None:
         """Has the slots asked each time the figures are."""

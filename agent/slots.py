@@ -18,6 +18,7 @@ Use from one event loop.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
@@ -60,6 +61,8 @@ class Slots:
         self._queues: dict[str, deque[_Ticket]] = {}
         self._shared: dict[Hashable, _Ticket] = {}
         self._waiting: set[_Ticket] = set()
+        #: Told how many seconds each one has waited, be it none; also of those who were cancelled meanwhile.
+        self.on_waited: Callable[[float], None] = lambda _: None
 
     @property
     def waiting(self) -> int:
@@ -127,7 +130,11 @@ class Slots:
         self._dispatch()
         if not ticket.granted.done() and on_wait is not None:
             on_wait(waiting)
-        await ticket.granted
+        began = time.monotonic()
+        try:
+            await ticket.granted
+        finally:
+            self.on_waited(time.monotonic() - began)
 
     def _has_place(self, ticket: _Ticket) -> bool:
         return ticket in self._young or ticket in self._old

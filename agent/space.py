@@ -83,6 +83,8 @@ class Space:
         self._sampler: asyncio.Task[None] | None = None
         #: How many wait for room.
         self.waiting = 0
+        #: Told how many seconds each one has waited, be it none; also of those who got nothing.
+        self.on_waited: Callable[[float], None] = lambda _: None
 
     @property
     def used(self) -> int:
@@ -144,6 +146,13 @@ class Space:
     # waiting
 
     async def _reserve(self, size: int, field: str, report: Report) -> Reservation:
+        began = time.monotonic()
+        try:
+            return await self._reserved(size, field, report)
+        finally:
+            self.on_waited(time.monotonic() - began)
+
+    async def _reserved(self, size: int, field: str, report: Report) -> Reservation:
         with contextlib.suppress(cache_errors.NoRoomError):
             return await self._try(size)
         reservation: Reservation | None = None

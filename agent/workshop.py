@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ray_envd.agent.build_metrics import BuildPhases, outcome_of
+from ray_envd.agent.build_metrics import outcome_of
 from ray_envd.agent.errors import EnvError
 from ray_envd.agent.guard import Guard
 from ray_envd.agent.metrics import Metrics
@@ -78,6 +78,8 @@ class Workshop:
         self.space = Space(
             budget, store.stored_bytes, self.thread, UvCaches(store, self.thread), aside=slots.lent
         )
+        slots.on_waited = metrics.builds.wait_seconds.labels("slot").observe
+        self.space.on_waited = metrics.builds.wait_seconds.labels("room").observe
         self.after_build: Callable[[], None] = lambda: None
         self.guard = Guard(store)
         self.trace = Trace()
@@ -177,30 +179,21 @@ class Workshop:
         progress: Progress,
     ) -> None:
         metrics = self.metrics.builds
-        phases = metrics.phases(key.kind)
         metrics.building.inc()
         outcome = "built"
         try:
             report = partial(progress.report, field)
 
             async def work(room: Room) -> None:
-                phases.enter("slot")
-                try:
-                    async with self.slots.slot(session, key):
-                        await self._build(key, owner, builder, report, summary, room, phases)
-                except BaseException as error:
-                    # Not necessarily the end of the build: one that has outgrown its room starts over.
-                    phases.leave(outcome_of(error))
-                    if isinstance(error, OSError):
+                async with self.slots.slot(session, key):
+                    try:
+                        await self._build(key, owner, builder, report, summary, room)
+                    except OSError as error:
                         raise _disk_error(error, field) from error
-                    raise
 
-            phases.enter("room")
             await self.space.run(key, reserve, work, field=field, report=report)
-            phases.leave("done")
         except BaseException as error:
             outcome = outcome_of(error)
-            phases.leave(outcome)
             raise
         finally:
             metrics.building.dec()
@@ -215,24 +208,23 @@ class Workshop:
         report: Report,
         summary: str,
         room: Room,
-        phases: BuildPhases,
     ) -> None:
-        phases.enter("make")
-        started = time.monotonic()
-        build = await self._begin(key, owner)
-        room.writes_to(build.path, owner)
-        try:
-            made = await builder(build, report, room)
-        except BaseException:
-            # Also when cancelled: the folder must be gone before anybody builds this key again.
-            await to_the_end(self.thread(self._abandon, build))
-            raise
+        metrics, started = self.metrics.builds, time.monotonic()
+        with metrics.phase(key.kind, "make"):
+            build = await self._begin(key, owner)
+            room.writes_to(build.path, owner)
+            try:
+                made = await builder(build, report, room)
+            except BaseException:
+                # Also when cancelled: the folder must be gone before anybody builds this key again.
+                await to_the_end(self.thread(self._abandon, build))
+                raise
         seconds = time.monotonic() - started
         room.finish()
-        phases.enter("commit")
-        await to_the_end(self.thread(self._commit, build, summary, seconds, made))
+        with metrics.phase(key.kind, "commit"):
+            await to_the_end(self.thread(self._commit, build, summary, seconds, made))
         self.trace.built(self.store.get(key))
-        self.metrics.builds.fetched_bytes.labels(key.kind).inc(made.fetched_bytes)
+        metrics.fetched_bytes.labels(key.kind).inc(made.fetched_bytes)
 
     async def _begin(self, key: ObjectKey, owner: Owner) -> Build:
         return await _kept(self.thread(self.store.begin, key, owner), partial(self.thread, self._abandon))

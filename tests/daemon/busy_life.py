@@ -82,10 +82,10 @@ class Life:
         )
         with contextlib.closing(web), ThreadPoolExecutor(2) as pool:
             one = pool.submit(self.one.create, first)
-            self._saw("ray_envd_reserved_bytes > 0")
+            self._saw("max_over_time(ray_envd_reserved_bytes[5m]) > 0")
             two = pool.submit(self.two.create, second)
-            self._saw("ray_envd_builds_waiting > 0")
-            self._saw("ray_envd_builds_waiting_for_room > 0")
+            self._saw("max_over_time(ray_envd_builds_waiting[5m]) > 0")
+            self._saw("max_over_time(ray_envd_builds_waiting_for_room[5m]) > 0")
             web.gate.set()
             assert one.result().ok, one.result().error
             assert "are needed" in two.result().error
@@ -135,6 +135,6 @@ class Life:
             pool.submit(self.one.create, slow.env)
             wait_until(lambda: slow.begun, 20, "the build")
             drained = pool.submit(client.drain, 3)
-            self._saw("ray_envd_ready == 0")
+            self._saw("min_over_time(ray_envd_ready[1m]) == 0")
             assert drained.result() == 1
             self.one.close()
