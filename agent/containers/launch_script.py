@@ -92,6 +92,7 @@ def main(plan_path: str, arguments: list[str]) -> None:
     own = ["run", "--name", name, f"--conmon-pidfile={leave_mark(plan, name)}.conmon"]
     send(content)
     argv = [*plan["podman"], *own, *plan["run"]]
+    os.chdir(plan["marks"])  # where memory ends conmon leaves a file "oom" in the folder that it stands in
     os.execve(argv[0], argv, plan["environment"])  # noqa: S606 - a list, no shell wanted
 
 

@@ -1,5 +1,6 @@
 """A compiled shim, the scenario's inputs, and how it goes when nothing dies."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+_NEW_MOUNTS = 0x00020000  # CLONE_NEWNS of unshare(2); Python has it from 3.12 on
 HERE = Path(__file__).resolve().parent
 # Servers, raylets and packages of the neighbours' tests: tests/ has no packages.
 sys.path[:0] = [str(HERE.parent / name) for name in (".", "cache", "daemon", "agent/fetch", "agent/python")]
@@ -30,3 +32,16 @@ def loop_device() -> None:
     found = subprocess.run(["losetup", "--find"], check=False, capture_output=True, text=True)
     if found.returncode:
         pytest.skip(f"no loop device: {found.stderr.strip()}")
+    _mount_unseen()
+
+
+def _mount_unseen() -> None:
+    """What is mounted from here on is seen by this process and its children only.
+
+    A container or a user's podman that starts at the same time copies what is mounted, and a file system that
+    is mounted somewhere is not let go of: mounted again it would be without power still.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_NEW_MOUNTS):
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["mount", "--make-rslave", "/"], check=True)
