@@ -34,7 +34,8 @@ def _items(lines: Iterable[dict[str, Any]]) -> dict[_Key, Item]:
     items = dict[_Key, Item]()
     for line in lines:
         if line["event"] in {"stored", "build"}:
-            units = tuple(Unit(name, size, "") for name, size in line["units"])
+            # A unit without a sample would be an image layer.
+            units = tuple(Unit(name, size, "file") for name, size in line["units"])
             size = Size(line["bytes"], units)
             name = f"{line['owner']}/{line['kind']}/{line['digest']}"
             items[_key(line)] = Item(name, line["kind"], size, line["build_seconds"], line["fetched_bytes"])
