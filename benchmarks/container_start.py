@@ -172,6 +172,7 @@ class Bench:
 
     def against_stock(self, rounds: int) -> None:
         """The same for an ordinary user, for whom stock's image_uri works."""
+        self.stack.enter_context(_message_queues())
         user = User.make(self.folder)
         world = PodmanWorld.make(user.home / "p", user=user)
         self.stack.callback(world.close)
@@ -198,6 +199,20 @@ class Bench:
             console.print(f"[dim]an ordinary user: round {number + 1} of {rounds}[/]")
             self.add("user", drivers["user"].took(*self.envs(image=IMAGE)))
             self.add("user_stock", drivers["user_stock"].took(*self.envs(image_uri=IMAGE)))
+
+
+@contextlib.contextmanager
+def _message_queues() -> Iterator[None]:
+    """The folder without which podman does not share the host's IPC; stock knows no other way."""
+    folder = Path("/dev/mqueue")
+    if folder.exists():
+        yield
+        return
+    folder.mkdir()
+    try:
+        yield
+    finally:
+        folder.rmdir()
 
 
 @contextlib.contextmanager
