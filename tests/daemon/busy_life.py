@@ -13,7 +13,7 @@ from prometheus_server import Prometheus
 from raylet import Env, HttpError, Raylet
 from sources import FileServer, Slow, http_of, make_zip
 
-from ray_envd.agent.client import Client
+from ray_envd.agent.client import Client, RemoteError
 
 #: More than half of the budget, so that two do not fit.
 _LARGE = 11_000_000
@@ -120,11 +120,13 @@ class Life:
         return Slow(self.place / name, 600)
 
     def _failures(self) -> None:
-        """A package that does not exist, a build that takes too long, and a call that there is not."""
+        """A package and an object that do not exist, a build that takes too long, and an unknown call."""
         self.one.refused(self._pip("nowhere"))
         self.one.refused(self._slow("late").env, timeout=2)
         with contextlib.suppress(HttpError):
             self.one.post("/nowhere", b"")
+        with Client(self.daemon.socket) as client, contextlib.suppress(RemoteError):
+            client.remove("python/ffffffff")
         self._saw('ray_envd_builds_total{outcome="cancelled"} > 0')
         self._saw('ray_envd_rpc_seconds_count{method="other", code="404"} > 0')
 

@@ -88,6 +88,7 @@ def test_figures_say_what_has_happened(life: Life) -> None:
     calls = 'ray_envd_rpc_seconds_count{face="raylet", method="GetOrCreateRuntimeEnv", code="200"}'
     assert 8 < figure(calls) < figure("ray_envd_acquires_total")  # the warm file's are nobody's calls
     assert figure('ray_envd_rpc_seconds_count{face="grpc", method="Gc", code="ok"}') == 1
+    assert figure('ray_envd_rpc_seconds_count{face="grpc", method="Remove", code="not_found"}') == 1
     phases = life.prometheus.query('ray_envd_build_phase_seconds_count{outcome="done"} > 0', life.noon)
     seen = {each["metric"]["phase"] for each in phases}
     assert seen >= {"resolve", "download", "make", "commit"}
