@@ -69,6 +69,11 @@ static void die(void) {
   if (power) {
     unsigned how = NO_LOG_FLUSH;
     int folder = syscall(SYS_openat, AT_FDCWD, roots[0], O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    char *slash = strrchr(roots[0], '/');
+    if (folder < 0 && errno == ENOENT && slash) {  // the first step of all makes it
+      *slash = 0;
+      folder = syscall(SYS_openat, AT_FDCWD, roots[0], O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    }
     if (folder < 0 || ioctl(folder, FS_IOC_SHUTDOWN, &how)) dprintf(trace, "0 no-power-loss %s\n", strerror(errno));
   }
   kill(me, SIGKILL);

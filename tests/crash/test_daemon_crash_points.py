@@ -84,3 +84,8 @@ def test_a_loss_of_power_at_any_step(world: World, loop_device: None, pytestconf
     """At a step and again while it recovers: what is handed out after it is whole, the rest is made anew."""
     points = _points(world, *_asked(pytestconfig), _POWER)
     assert len(_live(world, points, world.lose_power_at)) > len(points)
+
+
+def test_a_loss_of_power_at_the_first_step(world: World, loop_device: None) -> None:
+    """When not even the store's folder is there."""
+    assert world.lose_power_at(1, 50)
