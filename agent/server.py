@@ -22,47 +22,23 @@ from typing import Any
 import uvloop
 
 from ray_envd.agent import notify, process, process_tree
-from ray_envd.agent.collector import Collector
 from ray_envd.agent.config import Settings
-from ray_envd.agent.containers.images import Images
-from ray_envd.agent.containers.platform import Platforms
-from ray_envd.agent.containers.policy import Policy
-from ray_envd.agent.containers.start import Starts
-from ray_envd.agent.containers.watch import Watch
-from ray_envd.agent.environments import Environments
+from ray_envd.agent.core import Core
 from ray_envd.agent.gate import Gate
 from ray_envd.agent.grpc_admin import AdminService
 from ray_envd.agent.grpc_runtime_env import RuntimeEnvService
 from ray_envd.agent.grpc_server import GrpcServer
 from ray_envd.agent.http import HttpServer
-from ray_envd.agent.installers import registry
-from ray_envd.agent.integrity.service import Integrity
-from ray_envd.agent.layers import Layers
 from ray_envd.agent.link_server import LinkServer
 from ray_envd.agent.local_sessions import LocalSessions
-from ray_envd.agent.machine import long_builds, raise_file_limit
-from ray_envd.agent.manager import Manager
-from ray_envd.agent.metrics import Metrics
-from ray_envd.agent.packages import Packages
-from ray_envd.agent.podman.host import Hosts
+from ray_envd.agent.machine import raise_file_limit
 from ray_envd.agent.prefetch import Prefetcher
-from ray_envd.agent.preparation import Preparation
-from ray_envd.agent.python.interpreter import Interpreters
-from ray_envd.agent.setup_log import SetupLogWriter
-from ray_envd.agent.slots import Slots
 from ray_envd.agent.status import Status
 from ray_envd.agent.status_http import StatusFace
-from ray_envd.agent.trees import Trees
-from ray_envd.agent.unpacking import Unpacker
 from ray_envd.agent.warm import Pauses, Warm
 from ray_envd.agent.warm_file import Wanted
-from ray_envd.agent.workshop import Workshop
-from ray_envd.cache.archive import ArchiveLimits
-from ray_envd.cache.budget import Budget
 from ray_envd.cache.errors import StoreLockedError
-from ray_envd.cache.gc import Limits
 from ray_envd.cache.pins import Pins
-from ray_envd.cache.references import References
 from ray_envd.cache.store import Store
 
 _log = logging.getLogger(__name__)
@@ -83,53 +59,8 @@ class Daemon:
         self._drained: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._ready = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self.metrics = Metrics()
-        self._logs = SetupLogWriter()
-        limits = ArchiveLimits(total_bytes=settings.archive_max_bytes, ratio=int(settings.archive_max_ratio))
-        self._trees = Trees()
-        budget = Budget(
-            min(settings.budget_bytes, settings.disk_bytes - settings.min_free_bytes),
-            lambda: shutil.disk_usage(settings.store).free,
-            settings.min_free_bytes,
-        )
-        slots = Slots(settings.build_parallelism, long_builds(settings.build_parallelism))
-        self.metrics.builds.watch_slots(slots)
-        self.workshop = Workshop(store, budget, self.metrics, slots)
-        self.references = References.open(store.layout.sessions)
-        packages = Packages(resolution_ttl=settings.resolution_ttl, max_bytes=settings.archive_max_bytes)
-        interpreters = Interpreters(lambda owner: store.user_dir(owner).interpreters)
-        environments = Environments(store, interpreters, resolution_ttl=settings.resolution_ttl)
-        self._watch = Watch(lambda: self.links.sessions)
-        hosts = Hosts(str(settings.store))
-        platforms = Platforms(hosts, interpreters)
-        self._images = Images(
-            self.workshop, hosts, asyncio.get_running_loop(), max_age=settings.image_pull_policy
-        )
-        installers = registry(
-            packages,
-            Unpacker(self._trees, limits),
-            environments,
-            Layers(self._trees),
-            self._images,
-            platforms,
-            Starts(hosts, _policy(settings), self._watch.attend),
-        )
-        self.manager = Manager(
-            self.workshop,
-            self.references,
-            Preparation(self.workshop, installers),
-            self._trees,
-            self._logs,
-            self.metrics,
-        )
-        self.collector = Collector(self.workshop, self.references, _limits(settings))
-        self.workshop.space.rooms = self.collector
-        self.integrity = Integrity(self.workshop, self.references, lambda: self.manager.busy > 0)
-        self.integrity.sealer.after_seal = self.collector.poke
-        self.integrity.sealer.images = platforms
-        platforms.on_used = self.integrity.sealer.poke
-        self.workshop.after_build = self._after_build
-        self.manager.on_release = self._on_release
+        self.core = Core(settings, store, lambda: self.links.sessions)
+        self.manager, self.metrics = self.core.manager, self.core.metrics
         self.links = LinkServer(
             link_socket(settings.socket),
             self.manager,
@@ -144,20 +75,25 @@ class Daemon:
             store,
             Pins(store, store.layout.warm_pins),
             settings.warm_file,
-            self.workshop.thread,
+            self.core.workshop.thread,
             Pauses(refresh=max(_LEAST_REFRESH, settings.resolution_ttl)),
         )
         self.metrics.daemon.watch_warm(self.warm.count)
         self._status = Status(
-            self.manager, self.collector, self.warm, budget, str(settings.store), settings.budget_bytes
+            self.manager,
+            self.core.collector,
+            self.warm,
+            self.core.budget,
+            str(settings.store),
+            settings.budget_bytes,
         )
         admin = AdminService(
             self.manager,
             self._sessions,
             prefetcher,
             self.links,
-            self.collector,
-            self.integrity,
+            self.core.collector,
+            self.core.integrity,
             self._status,
             self.drain,
         )
@@ -182,15 +118,15 @@ class Daemon:
         await self._gate.start()
         await self._start_http()
         await self._start_tcp()
-        recorded = {record.session_id: record.facts for record in self.references.sessions()}
+        recorded = {record.session_id: record.facts for record in self.core.references.sessions()}
         await self._end_local_sessions(recorded)
         await self.links.start()
         self._spawn(self.links.end_lost_sessions(recorded), "end lost sessions")
-        self._watch.recover(recorded)
-        self._spawn(self._watch.run(), "containers")
-        self._spawn(self.collector.run(), "collector")
-        self._spawn(self.integrity.run(), "integrity")
-        self._spawn(self._images.run(), "images")
+        self.core.watch.recover(recorded)
+        self._spawn(self.core.watch.run(), "containers")
+        self._spawn(self.core.collector.run(), "collector")
+        self._spawn(self.core.integrity.run(), "integrity")
+        self._spawn(self.core.images.run(), "images")
         self._spawn(self._watch_loop(), "loop lag")
         self._spawn(self._keep_synced(), "sync")
         if self.settings.idle_exit:
@@ -262,14 +198,6 @@ class Daemon:
                 except OSError as error:
                     _log.warning("what was built last may not survive a loss of power: %s", error)
 
-    def _after_build(self) -> None:
-        self.collector.poke()
-        self.integrity.built()
-
-    def _on_release(self) -> None:
-        self.collector.poke()
-        self.integrity.released()
-
     def _sessions_changed(self) -> None:
         self._idle_since = time.monotonic()
         self.metrics.daemon.sessions.set(len(self.links.sessions))
@@ -277,7 +205,7 @@ class Daemon:
     async def _end_when_idle(self, seconds: float) -> None:
         """A daemon that a link started ends when nobody has been attached or held anything for so long."""
         while True:
-            if self.links.sessions or self.manager.busy or self.references.total():
+            if self.links.sessions or self.manager.busy or self.core.references.total():
                 self._idle_since = time.monotonic()
             left = self._idle_since + seconds - time.monotonic()
             if left <= 0:
@@ -314,8 +242,8 @@ class Daemon:
         if self._http is not None:
             await self._http.stop()
         shutil.rmtree(self._inner, ignore_errors=True)
-        await self._images.close()
-        await asyncio.to_thread(self._close)
+        await self.core.images.close()
+        await asyncio.to_thread(self.core.close)
 
     async def _finish_work(self) -> int:
         waits = {
@@ -330,12 +258,6 @@ class Daemon:
             _log.warning("%d preparations were ended; their raylets will ask the next daemon", cancelled)
         return cancelled
 
-    def _close(self) -> None:
-        self._logs.close()
-        self.workshop.close()
-        self.references.close()
-        self.store.close()
-
 
 def _remove_stale(control: Path) -> None:
     """Removes the folders in which daemons that were killed had gRPC's own socket."""
@@ -346,24 +268,6 @@ def _remove_stale(control: Path) -> None:
 def link_socket(control: Path) -> Path:
     """The links' socket stands beside the control socket, under a name that both sides know."""
     return control.with_name(f"{control.name}.link")
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        high_bytes=settings.high_bytes,
-        low_bytes=settings.low_bytes,
-        kind_bytes=settings.kind_bytes,
-        min_unused_seconds=settings.min_unused_age,
-    )
-
-
-def _policy(settings: Settings) -> Policy:
-    return Policy(
-        options=settings.container_options,
-        mounts=settings.container_mounts,
-        memory=settings.container_memory,
-        cpus=settings.container_cpus,
-    )
 
 
 @contextlib.asynccontextmanager
