@@ -12,9 +12,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 
 # Found by the line above:
 from figures import machine  # noqa: E402
-from items import Workload  # noqa: E402
 from recorded import read_trace  # noqa: E402
-from report import charts, markdown, verdict, write_json  # noqa: E402
+from report import charts, markdown, write_json  # noqa: E402
 from study import FRACTIONS, study  # noqa: E402
 from validate import validate  # noqa: E402
 from workloads import generated  # noqa: E402
@@ -22,7 +21,7 @@ from workloads import generated  # noqa: E402
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=1, help="of the generated workloads")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2), help="of the generated workloads")
     parser.add_argument(
         "--trace", type=Path, action="append", default=[], help="a file of `ray-envd trace`, too"
     )
@@ -36,21 +35,22 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Runs it; the exit code is 1 if a target was missed or the harness differs from libcachesim."""
+    """Runs it; the exit code is 1 if the harness differs from libcachesim."""
     asked = _arguments()
     if asked.validate:
         return 0 if validate(sys.stdout) else 1
-    workloads: list[Workload] = [*generated(asked.seed), *map(read_trace, asked.trace)]
+    workloads = [each for seed in asked.seeds for each in generated(seed)]
+    workloads += map(read_trace, asked.trace)
     workloads = [each for each in workloads if asked.only is None or asked.only in each.name]
     found = study(workloads, asked.fractions, sys.stderr)
-    found.circumstances = {**machine(HERE), "seed": asked.seed}
+    found.circumstances = {**machine(HERE), "seeds": list(asked.seeds)}
     text = markdown(found)
     print(text)
     if asked.out is not None:
         write_json(found, asked.out.with_suffix(".json"))
         asked.out.with_suffix(".md").write_text(text)
         charts(found, asked.out)
-    return 0 if verdict(found) else 1
+    return 0
 
 
 if __name__ == "__main__":

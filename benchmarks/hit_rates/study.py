@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, TextIO
 
 from bound import most_saved
@@ -34,7 +34,7 @@ class Point:
     Attributes:
         workload: its name.
         fraction: of its working set.
-        capacity: the same in bytes.
+        capacity: the same in bytes; of several seeds their sum, as all figures are.
         outcomes: by policy.
         bound: seconds that no policy can save more of.
     """
@@ -59,6 +59,14 @@ class Study:
     points: list[Point]
     circumstances: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def named(self) -> dict[str, Workload]:
+        """One workload of each name, the first seed's."""
+        first = dict[str, Workload]()
+        for each in self.workloads:
+            first.setdefault(each.name, each)
+        return first
+
     def of(self, workload: str) -> list[Point]:
         """The points of one workload."""
         return [each for each in self.points if each.workload == workload]
@@ -67,12 +75,23 @@ class Study:
 def study(workloads: Sequence[Workload], fractions: Sequence[float], log: TextIO) -> Study:
     """Runs everything; a line of progress for each point."""
     tasks = [(workload, fraction) for workload in workloads for fraction in fractions]
-    points = []
+    points = dict[tuple[str, float], Point]()
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for point in pool.map(_point, *zip(*tasks, strict=True)):
             print(f"{point.workload}: {point.fraction:.0%} of the working set", file=log)
-            points.append(point)
-    return Study(list(workloads), points)
+            name = point.workload, point.fraction
+            points[name] = _sum(points[name], point) if name in points else point
+    return Study(list(workloads), list(points.values()))
+
+
+def _sum(one: Point, other: Point) -> Point:
+    """The same workload of two seeds."""
+    outcomes = {
+        name: Outcome(*(mine + yours for mine, yours in zip(astuple(a), astuple(b), strict=True)))
+        for (name, a), b in zip(one.outcomes.items(), other.outcomes.values(), strict=True)
+    }
+    capacity, bound = one.capacity + other.capacity, one.bound + other.bound
+    return Point(one.workload, one.fraction, capacity, outcomes, bound)
 
 
 def _point(workload: Workload, fraction: float) -> Point:
