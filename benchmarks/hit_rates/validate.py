@@ -76,7 +76,8 @@ def validate(out: TextIO) -> bool:
 def _theirs(name: str, capacity: int, asked: list[int]) -> float:
     import libcachesim  # noqa: PLC0415 - needed for this only, and not there on every platform
 
-    cache: Any = getattr(libcachesim, name)(cache_size=capacity * _SIZE)
+    # Its default table has 2^24 places.
+    cache: Any = getattr(libcachesim, name)(cache_size=capacity * _SIZE, hashpower=16)
     hits, request = 0, libcachesim.Request()
     for time, number in enumerate(asked):
         request.obj_id, request.obj_size, request.clock_time = number + 1, _SIZE, time
