@@ -214,6 +214,8 @@ class Life:
             wait({future}, timeout=0.01)
         try:
             answer = True, future.result(timeout=0)
+            if dead and not self.waits:
+                answer = False, None  # it came just before all that was agreed on became void
         except _BROKEN:
             if not dead:
                 wait_until(self.died, 10, "the daemon's end, or else why was this call not answered")
