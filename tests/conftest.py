@@ -14,6 +14,8 @@ from blockbuster import BlockBuster
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
+# Read when gRPC is loaded: children that are forked as another user, beside its threads, died of its handlers.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from daemons import Daemon  # noqa: E402 - tools/ is no package; it is on the path from here on
 from podman_fixtures import (  # noqa: E402, F401 - as above; fixtures are found by their names here
