@@ -14,7 +14,7 @@ from blockbuster import BlockBuster
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
-# Read when gRPC is loaded: children that are forked as another user, beside its threads, died of its handlers.
+# Read when gRPC is loaded: children that are forked as another user died of its handlers now and then.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from daemons import Daemon  # noqa: E402 - tools/ is no package; it is on the path from here on
