@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from processes import NodeError, clean_environment, wait_until
+from processes import NodeError, clean_environment, threads, wait_until
 
 from ray_envd.agent.pb import admin_pb2, admin_pb2_grpc
 
@@ -55,8 +55,9 @@ class Daemon:
         try:
             wait_until(lambda: process.poll() is not None or serves(self.socket), deadline, "a daemon")
         except TimeoutError as error:
+            found = f"{error}; health: {health(self.socket)}; its threads:\n{threads(process.pid)}"
             self.kill()
-            raise NodeError(f"{error}\n{self.tail()}") from error
+            raise NodeError(f"{found}\n{self.tail()}") from error
         if process.poll() is not None:
             raise NodeError(f"the daemon ended with {process.returncode}\n{self.tail()}")
         return self
@@ -132,9 +133,16 @@ def stats_of(path: Path) -> Any:
 
 def serves(path: Path) -> bool:
     """Whether a daemon on this socket says by gRPC's health service that it serves."""
+    return health(path) == "SERVING"
+
+
+def health(path: Path) -> str:
+    """What gRPC's health service of the daemon on this socket says, or why it says nothing."""
     if not path.exists():
-        return False
-    with grpc.insecure_channel(f"unix:{path}") as channel, contextlib.suppress(grpc.RpcError):
-        reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
-        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
-    return False
+        return "no socket"
+    with grpc.insecure_channel(f"unix:{path}") as channel:
+        try:
+            reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
+        except grpc.RpcError as error:
+            return str(error)
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))

@@ -68,6 +68,18 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
+def threads(pid: int) -> str:
+    """A line for each thread of a process: its state and where in the kernel it waits."""
+    lines = []
+    for task in sorted(Path(f"/proc/{pid}/task").glob("*")):
+        with contextlib.suppress(OSError):
+            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+            lines.append(
+                f"{task.name} {(task / 'comm').read_text().strip()} {state} {(task / 'wchan').read_text()}"
+            )
+    return "\n".join(lines)
+
+
 def kill(pids: Iterable[int], number: int = signal.SIGKILL) -> None:
     """Sends a signal to processes by their id; those that are gone already do not matter."""
     for pid in pids:
