@@ -77,7 +77,8 @@ class Core:
         preparation = Preparation(self.workshop, self._installers(settings, trees))
         self.manager = Manager(self.workshop, self.references, preparation, trees, self.logs, self.metrics)
         self.collector = Collector(self.workshop, self.references, _limits(settings))
-        self.integrity = Integrity(self.workshop, self.references, lambda: self.manager.busy > 0)
+        runs = self.manager.attempts.runs
+        self.integrity = Integrity(self.workshop, self.references, lambda: len(runs) > 0)
         self._tell_each_other()
 
     def _slots(self, settings: Settings) -> Slots:
@@ -102,7 +103,7 @@ class Core:
         """What a part cannot know of when it is made."""
         self.workshop.space.rooms = self.collector
         self.workshop.after_build = self._after_build
-        self.manager.on_release = self._on_release
+        self.manager.uses.on_release = self._on_release
         sealer = self.integrity.sealer
         sealer.after_seal = self.collector.poke
         sealer.images = self._platforms

@@ -59,7 +59,7 @@ class AdminService(services.AdminServiceServicer):
         self._manager, self._sessions, self._links = manager, sessions, links
         self._prefetcher, self._collector, self._integrity = prefetcher, collector, integrity
         self._status, self._drain = status, drain
-        self._listing = Listing(manager.workshop.store, manager.references)
+        self._listing = Listing(manager.workshop.store, manager.uses.references)
 
     @property
     def _store(self) -> Store:
@@ -67,7 +67,7 @@ class AdminService(services.AdminServiceServicer):
 
     @property
     def _references(self) -> References:
-        return self._manager.references
+        return self._manager.uses.references
 
     # runtime envs
 
@@ -199,7 +199,7 @@ class AdminService(services.AdminServiceServicer):
             raise
 
     def _session(self, session: Session) -> pb.Session:
-        envs = self._manager.info(session)
+        envs = self._manager.uses.states(session)
         return pb.Session(
             id=session.id,
             session_dir=session.session_dir,

@@ -97,7 +97,7 @@ class LinkServer:
         # From here on, the end of an earlier connection does not end this session.
         self.sessions[session.id] = session
         try:
-            await self._manager.start_session(session)
+            await self._manager.uses.start(session)
             face = HttpServer(RayletFace(session, self._manager), max_body=self._max_body)
             await face.start(hello.listener)
         except BaseException:
@@ -134,7 +134,7 @@ class LinkServer:
             await asyncio.sleep(_PAUSE)
         if self.sessions.get(session.id) is session:
             del self.sessions[session.id]
-            await self._manager.end_session(session.id)
+            await self._manager.uses.end(session.id)
             self._on_change()
 
     async def _answer(self, connection: socket.socket, words: Mapping[str, Any]) -> None:
@@ -166,7 +166,7 @@ class LinkServer:
                     not facts.get("raylet_visible") and time.monotonic() > deadline
                 ):
                     del lost[session_id]
-                    await self._manager.end_session(session_id)
+                    await self._manager.uses.end(session_id)
             await asyncio.sleep(0.5)
 
     async def stop(self, deadline: float) -> None:

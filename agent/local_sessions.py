@@ -35,13 +35,13 @@ class LocalSessions:
         async with self._starting:
             if self._grpc is None:
                 session = await self._make(GRPC_SESSION, self._python, os.environ, Owner.current())
-                await self._manager.start_session(session)
+                await self._manager.uses.start(session)
                 self._grpc = session
         return self._grpc
 
     async def end_lost(self, session_id: str, facts: Mapping[str, Any]) -> None:
         """Ends a temporary session of an earlier daemon: its caller went with it."""
-        await self._manager.end_session(session_id)
+        await self._manager.uses.end(session_id)
         current = Owner.current()
         owner = Owner(int(facts.get("owner_uid", current.uid)), int(facts.get("owner_gid", current.gid)))
         folder = await asyncio.to_thread(_folder, self._store, owner, session_id)
@@ -64,14 +64,14 @@ class LocalSessions:
         session = await self._make(
             f"local-{secrets.token_hex(8)}", python or self._python, {**own, **environment}, owner, turn
         )
-        await self._manager.start_session(session)
+        await self._manager.uses.start(session)
         try:
             yield session
         finally:
             await asyncio.shield(self._end(session))
 
     async def _end(self, session: Session) -> None:
-        await self._manager.end_session(session.id)
+        await self._manager.uses.end(session.id)
         await asyncio.to_thread(_remove, session.runtime_env_dir, session.owner)
 
     async def _make(

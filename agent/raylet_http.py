@@ -155,7 +155,7 @@ def delete_reply(
 ) -> pb.DeleteRuntimeEnvIfPossibleReply:
     """Releases a reference; FAILED where there is none, as in stock."""
     try:
-        manager.release(session, message.serialized_runtime_env, message.source_process)
+        manager.uses.release(session, message.serialized_runtime_env, message.source_process)
     except NotReferencedError:
         return pb.DeleteRuntimeEnvIfPossibleReply(
             status=pb.AGENT_RPC_STATUS_FAILED,
@@ -168,7 +168,7 @@ def info_reply(
     manager: Manager, session: Session, message: pb.GetRuntimeEnvsInfoRequest
 ) -> pb.GetRuntimeEnvsInfoReply:
     """The session's envs, as ``ray list runtime-envs`` shows them; values of env_vars are masked."""
-    states = manager.info(session)
+    states = manager.uses.states(session)
     limit = message.limit if message.HasField("limit") and message.limit >= 0 else len(states)
     reply = pb.GetRuntimeEnvsInfoReply(total=len(states))
     for state in states[:limit]:

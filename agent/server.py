@@ -205,7 +205,7 @@ class Daemon:
     async def _end_when_idle(self, seconds: float) -> None:
         """A daemon that a link started ends when nobody has been attached or held anything for so long."""
         while True:
-            if self.links.sessions or self.manager.busy or self.core.references.total():
+            if self.links.sessions or len(self.manager.attempts.runs) or self.core.references.total():
                 self._idle_since = time.monotonic()
             left = self._idle_since + seconds - time.monotonic()
             if left <= 0:
@@ -247,13 +247,13 @@ class Daemon:
 
     async def _finish_work(self) -> int:
         waits = {
-            asyncio.ensure_future(self.manager.finished()),
+            asyncio.ensure_future(self.manager.attempts.runs.finished()),
             asyncio.ensure_future(self.forced.wait()),
         }
         await asyncio.wait(waits, timeout=self.drain_deadline, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
-        cancelled = await self.manager.cancel_all()
+        cancelled = await self.manager.attempts.runs.cancel_all()
         if cancelled:
             _log.warning("%d preparations were ended; their raylets will ask the next daemon", cancelled)
         return cancelled

@@ -36,7 +36,7 @@ class Status:
         metrics.store.uv_cache_bytes.set_function(lambda: self._collector.uv_cache_bytes)
         metrics.store.reserved_bytes.set_function(lambda: self._budget.reserved)
         metrics.builds.waiting_for_room.set_function(lambda: workshop.space.waiting)
-        metrics.daemon.references.set_function(self._manager.references.total)
+        metrics.daemon.references.set_function(self._manager.uses.references.total)
 
     async def collect(self) -> dict[str, Any]:
         """The fields of StatsReply but for the version."""
@@ -53,8 +53,8 @@ class Status:
             "reserved_bytes": self._budget.reserved,
             "disk_free_bytes": disk.free,
             "disk_total_bytes": disk.total,
-            "sessions": len(manager.references.sessions()),
-            "references": manager.references.total(),
+            "sessions": len(manager.uses.references.sessions()),
+            "references": manager.uses.references.total(),
             "hits": self._acquires("hit"),
             "misses": self._acquires("built"),
             "failures": self._acquires("failed"),

@@ -107,7 +107,7 @@ class World:
             node_ip="10.0.0.1",
             settings=chosen,
         )
-        await self.manager.start_session(session)
+        await self.manager.uses.start(session)
         return session
 
 
@@ -129,7 +129,7 @@ async def test_hundreds_of_requests_build_once_and_each_gets_a_reference(world: 
     envs = await asyncio.gather(*(world.manager.acquire(session, ask()) for _ in range(300)))
     assert world.installer.builds == 1
     assert len({env.context for env in envs}) == 1
-    assert world.manager.info(session)[0].references == 300
+    assert world.manager.uses.states(session)[0].references == 300
 
 
 async def test_two_specs_that_lead_to_one_object_build_it_once(world: World) -> None:
@@ -143,7 +143,7 @@ async def test_two_specs_that_lead_to_one_object_build_it_once(world: World) -> 
         for outcome in ("hit", "miss", "joined")
     }
     assert looked_up == {"hit": 0, "miss": 1, "joined": 1}
-    assert [len(world.manager.info(each)) for each in (one, two)] == [1, 1]
+    assert [len(world.manager.uses.states(each)) for each in (one, two)] == [1, 1]
 
 
 async def test_the_age_of_what_is_not_used_counts_from_its_end(world: World) -> None:
@@ -152,12 +152,12 @@ async def test_the_age_of_what_is_not_used_counts_from_its_end(world: World) -> 
     env = await world.manager.acquire(session, ask())
     found = store._objects._stored[env.objects[0]]
     found.last_used -= 3600
-    world.manager.release(session, ask().serialized, "")
+    world.manager.uses.release(session, ask().serialized, "")
     assert time.time() - found.entry.last_used < 60
     await world.manager.acquire(session, ask())
     found.last_used -= 3600
     uses = found.uses
-    await world.manager.end_session(session.id)
+    await world.manager.uses.end(session.id)
     assert time.time() - found.entry.last_used < 60
     assert found.uses == uses
 
@@ -168,11 +168,11 @@ async def test_a_hit_counts_and_a_release_gives_back(world: World) -> None:
     assert world.manager.hit(session, ask()) is None
     env = await world.manager.acquire(session, ask())
     assert world.manager.hit(session, ask()) == env.context
-    assert world.manager.info(session)[0].references == 2
+    assert world.manager.uses.states(session)[0].references == 2
     for _ in range(2):
-        world.manager.release(session, ask().serialized, "worker")
+        world.manager.uses.release(session, ask().serialized, "worker")
     with pytest.raises(NotReferencedError):
-        world.manager.release(session, ask().serialized, "worker")
+        world.manager.uses.release(session, ask().serialized, "worker")
 
 
 async def test_the_client_server_is_not_counted(world: World) -> None:
@@ -180,8 +180,8 @@ async def test_the_client_server_is_not_counted(world: World) -> None:
     session = await world.session()
     await world.manager.acquire(session, ask(source="client_server"))
     assert world.manager.hit(session, ask(source="client_server")) is not None
-    assert world.manager.info(session)[0].references == 0
-    world.manager.release(session, ask().serialized, "client_server")
+    assert world.manager.uses.states(session)[0].references == 0
+    world.manager.uses.release(session, ask().serialized, "client_server")
 
 
 async def test_references_survive_the_daemon(world: World) -> None:
@@ -192,12 +192,12 @@ async def test_references_survive_the_daemon(world: World) -> None:
     await asyncio.to_thread(world.close)
     await asyncio.to_thread(world.open)
     again = await world.session()
-    assert world.manager.info(again)[0].references == 2
+    assert world.manager.uses.states(again)[0].references == 2
     assert world.manager.hit(again, ask()) is None
     env = await world.manager.acquire(again, ask())
     assert (env.context, env.built) == (context, False)
     assert world.manager.hit(again, ask()) == context
-    assert world.manager.info(again)[0].references == 4
+    assert world.manager.uses.states(again)[0].references == 4
     assert world.installer.builds == 1
 
 
@@ -206,7 +206,7 @@ async def test_the_end_of_a_session_ends_its_references(world: World) -> None:
     session = await world.session()
     env = await world.manager.acquire(session, ask())
     assert world.references.is_referenced(env.objects[0])
-    await world.manager.end_session(session.id)
+    await world.manager.uses.end(session.id)
     assert not world.references.is_referenced(env.objects[0])
 
 
@@ -214,7 +214,7 @@ async def test_an_env_whose_object_was_collected_is_built_again(world: World) ->
     """A ready env is only as good as what it stands on."""
     session = await world.session()
     env = await world.manager.acquire(session, ask())
-    world.manager.release(session, ask().serialized, "")
+    world.manager.uses.release(session, ask().serialized, "")
     await asyncio.to_thread(world.store.evict, env.objects[0], world.references.is_referenced)
     assert world.manager.hit(session, ask()) is None
     await world.manager.acquire(session, ask())
@@ -228,7 +228,7 @@ async def test_a_session_is_held_to_its_own_cache_size(world: World) -> None:
     for digest in digests:
         await world.manager.acquire(small, ask(digest))
     for digest in digests:
-        world.manager.release(small, ask(digest).serialized, "")
+        world.manager.uses.release(small, ask(digest).serialized, "")
 
     def left() -> list[str]:
         return sorted(entry.key.digest[:2] for entry in world.store.entries())
@@ -247,7 +247,7 @@ async def test_what_is_used_counts_towards_a_sessions_cache_size(world: World) -
     for digest in ("aa", "bb", "cc"):
         await world.manager.acquire(small, ask(digest))
     for digest in ("bb", "cc"):
-        world.manager.release(small, ask(digest).serialized, "")
+        world.manager.uses.release(small, ask(digest).serialized, "")
 
     def left() -> list[str]:
         return sorted(entry.key.digest[:2] for entry in world.store.entries())
@@ -261,9 +261,9 @@ async def test_a_sessions_limit_spares_what_others_could_use(world: World) -> No
     large = await world.session("large")
     for session in (small, large):
         await world.manager.acquire(session, ask("aa"))
-        world.manager.release(session, ask("aa").serialized, "")
+        world.manager.uses.release(session, ask("aa").serialized, "")
     await world.manager.acquire(small, ask("bb"))
-    world.manager.release(small, ask("bb").serialized, "")
+    world.manager.uses.release(small, ask("bb").serialized, "")
     await asyncio.to_thread(wait_until, lambda: len(world.store.entries()) == 1, 5, "one env to go")
     assert world.manager.hit(large, ask("aa")) is not None
 
@@ -279,7 +279,7 @@ async def test_envs_that_nobody_uses_are_forgotten_in_time(
     asks = [Ask(f'{{"env_vars": {{"N": "{number}"}}}}') for number in range(10)]
     for each in asks:
         await world.manager.acquire(session, each)
-        world.manager.release(session, each.serialized, "")
+        world.manager.uses.release(session, each.serialized, "")
 
     def left() -> int:
         scripts = list((session.runtime_env_dir / "ray-envd").iterdir())
@@ -304,7 +304,7 @@ async def test_a_lasting_failure_is_tried_once_and_remembered(world: World) -> N
         with pytest.raises(BuildError, match="broken package"):
             await world.manager.acquire(session, ask())
     assert world.installer.builds == 1
-    state = world.manager.info(session)[0]
+    state = world.manager.uses.states(session)[0]
     assert (state.success, state.references) == (False, 0)
     assert "broken package" in (state.error or "")
 
@@ -323,7 +323,7 @@ async def test_a_passing_failure_is_retried_with_the_clusters_settings(world: Wo
     world.installer.work = flaky
     assert (await world.manager.acquire(session, ask())).built
     assert attempts == 3
-    assert world.manager.info(session)[0].success is True
+    assert world.manager.uses.states(session)[0].success is True
 
 
 async def test_failed_builds_leave_nothing_behind(world: World) -> None:
@@ -356,7 +356,7 @@ async def test_each_waiter_has_its_own_deadline(world: World) -> None:
     release.set()
     assert (await patient).built
     assert world.installer.builds == 1
-    assert world.manager.info(session)[0].references == 1
+    assert world.manager.uses.states(session)[0].references == 1
 
 
 async def test_the_last_waiter_gone_ends_the_build(world: World) -> None:
@@ -398,12 +398,12 @@ async def test_draining_hangs_up_on_those_who_wait(world: World) -> None:
     waiter = asyncio.create_task(world.manager.acquire(session, ask()))
     await asyncio.wait_for(started.wait(), 5)
     world.manager.draining = True
-    assert await world.manager.cancel_all() == 1
+    assert await world.manager.attempts.runs.cancel_all() == 1
     with pytest.raises(DrainingError):
         await waiter
     with pytest.raises(DrainingError):
         await world.manager.acquire(session, ask("bb"))
-    assert world.manager.info(session) == []
+    assert world.manager.uses.states(session) == []
 
 
 async def test_an_unexpected_error_becomes_a_failure_without_a_traceback(world: World) -> None:
@@ -454,4 +454,4 @@ async def test_values_of_env_vars_stand_in_a_private_file_only(world: World) -> 
     script = Path(json.loads(env.context)["command_prefix"][1])
     assert "canary-value" in await asyncio.to_thread(script.read_text)
     assert (await asyncio.to_thread(script.stat)).st_mode & 0o777 == 0o600
-    assert "canary" not in world.manager.info(session)[0].runtime_env
+    assert "canary" not in world.manager.uses.states(session)[0].runtime_env

@@ -133,7 +133,7 @@ class SteppedWorld(World):
         self.loop.set_exception_handler(lambda _loop, _context: None)
         self.installer.builds.clear()
         super().open()
-        self.manager._clock = self.loop.time
+        self.manager.uses.clock = self.loop.time
         self.workshop._threads = self.jobs
         self.workshop.guard.knows = lambda *_: True  # nothing is ever damaged here
 
@@ -225,7 +225,7 @@ class ManagerMachine(RuleBasedStateMachine):
         folder.mkdir(exist_ok=True)
         chosen = SessionSettings(RETRIES, INTERVAL, FAILURE_TTL)
         session = Session(name, Owner.current(), "/ray/python", {}, folder, settings=chosen)
-        self._turn(name, session, self.world.manager.start_session(session))
+        self._turn(name, session, self.world.manager.uses.start(session))
 
     @rule(name=_sessions, seldom=_seldom)
     def lose(self, name: str, seldom: bool) -> None:  # noqa: FBT001
@@ -242,7 +242,7 @@ class ManagerMachine(RuleBasedStateMachine):
 
     def _lose(self, name: str) -> None:
         self._hang_up(name)
-        self._turn(name, None, self.world.manager.end_session(name))
+        self._turn(name, None, self.world.manager.uses.end(name))
 
     def _turn(self, name: str, session: Session | None, work: Any) -> None:
         self.lives[name].turns.append((session, self.world.loop.create_task(work)))
@@ -279,7 +279,7 @@ class ManagerMachine(RuleBasedStateMachine):
             waiting = len(self.asked)
             self._ask(name, "cd")
             assert len(self.asked) == waiting, "new work was taken"
-        self.world.run(self.world.manager.cancel_all())
+        self.world.run(self.world.manager.attempts.runs.cancel_all())
         self._look_at_answers()
         assert self.asked == []
         self._check_rest()
@@ -485,8 +485,8 @@ class ManagerMachine(RuleBasedStateMachine):
 
     def _check_rest(self) -> None:
         world = self.world
-        assert (world.manager.busy, len(world.workshop.once), world.workshop._progress) == (0, 0, {})
-        assert world.manager._progress == {}
+        assert (len(world.manager.attempts.runs), world.manager.attempts._progress) == (0, {})
+        assert (len(world.workshop.once), world.workshop._progress) == (0, {})
         assert world.installer.builds == {}
         assert world.budget.reserved == 0
         assert not [entry.key for entry in world.store.entries() if world.store.is_held(entry.key)]
@@ -495,7 +495,8 @@ class ManagerMachine(RuleBasedStateMachine):
             if life.session is not None:
                 bound = world.references.envs(name)
                 assert sum(not each.count for each in bound) <= MOST_IDLE
-                shown = {s.runtime_env: s.references for s in world.manager.info(life.session) if s.success}
+                states = world.manager.uses.states(life.session)
+                shown = {s.runtime_env: s.references for s in states if s.success}
                 assert sum(shown.values()) == sum(life.counts.values())
 
     # the model

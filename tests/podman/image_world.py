@@ -116,7 +116,7 @@ class ImageNode:
             log_dir=folder,
             settings=SessionSettings(retry_times=attempts, retry_interval=0.01, failure_ttl=0.0),
         )
-        await self.manager.start_session(session)
+        await self.manager.uses.start(session)
         return session
 
     async def acquire(self, session: Session, image: str, seconds: int = 0, **more: Any) -> ReadyEnv:
@@ -128,7 +128,7 @@ class ImageNode:
         """The same, and the image that it got; no reference stays."""
         value = {"uri": image, **more} if more else image
         await self.manager.acquire(session, ask(value), self.events.append)
-        self.manager.release(session, ask(value).serialized, "test")
+        self.manager.uses.release(session, ask(value).serialized, "test")
         return self.installer.obtained[-1]
 
     def objects(self) -> list[Entry]:

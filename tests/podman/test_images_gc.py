@@ -67,7 +67,7 @@ async def test_what_images_share_counts_once_and_goes_with_the_last(
     assert close(node.store.stored_bytes(), 4 * MIB)
     assert (await node.has(one.id), await node.has(two.id)) == (True, False)
     assert len(await node.claims()) == 1
-    await node.manager.end_session(session.id)
+    await node.manager.uses.end(session.id)
     await node.collector.collect(0)
     assert close(node.store.stored_bytes(), 0)
     assert await asyncio.to_thread(node.world.images) == []
@@ -142,7 +142,7 @@ async def test_pins_limits_of_kinds_and_damage(
         assert (image.id, image.is_new, image.entry.generation) == (first.id, True, 1)
         with pytest.raises(InUseError):
             await asyncio.to_thread(remove, made.store, made.references, image.entry)
-        await made.manager.end_session(session.id)
+        await made.manager.uses.end(session.id)
         await made.collector.collect(0)
         assert (await asyncio.to_thread(world.images), await made.claims()) == ([], [])
         assert made.store.entries() == []
@@ -216,6 +216,6 @@ async def test_room_is_made_for_a_pull_or_it_ends(
         assert await asyncio.to_thread(world.images) == [second.id]
         assert (len(node.objects()), node.workshop.space.budget.reserved) == (1, 0)
     finally:
-        await node.manager.end_session(session.id)
+        await node.manager.uses.end(session.id)
         await node.collector.collect(0)
         await node.close()
