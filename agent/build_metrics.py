@@ -1,4 +1,4 @@
-"""What Prometheus is told of objects: looked up, made, waited for. See :mod:`ray_envd.agent.metrics`."""
+"""What Prometheus is told of objects, looked up and made, and of builds that wait. See metrics.py."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ def outcome_of(error: BaseException) -> str:
 
 
 class BuildMetrics:
-    """Objects: looked up, made, waited for."""
+    """Objects: looked up, and made."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.lookups = Counter(
@@ -50,13 +50,6 @@ class BuildMetrics:
             buckets=WORK,
             registry=registry,
         )
-        self.wait_seconds = Histogram(
-            "ray_envd_build_wait_seconds",
-            "Time that builds waited, be it none: for a slot (other builds) or for room (bytes).",
-            ["resource"],
-            buckets=WORK,
-            registry=registry,
-        )
         self.fetched_bytes = Counter(
             "ray_envd_fetched_bytes",
             "Bytes downloaded for objects that were built.",
@@ -65,16 +58,6 @@ class BuildMetrics:
         )
         self.building = Gauge(
             "ray_envd_building", "Builds under way, waiting ones included.", registry=registry
-        )
-        self.waiting = Gauge("ray_envd_builds_waiting", "Builds that wait for a slot.", registry=registry)
-        self.waiting_for_room = Gauge(
-            "ray_envd_builds_waiting_for_room", "Builds that wait for bytes of the budget.", registry=registry
-        )
-        self.slots = Gauge(
-            "ray_envd_build_slots_used",
-            "Builds that run, by lane: young, or old (those that have run for some seconds).",
-            ["lane"],
-            registry=registry,
         )
         self.damaged = Counter(
             "ray_envd_damaged", "Objects found damaged and taken out of service.", ["kind"], registry=registry
@@ -102,6 +85,29 @@ class BuildMetrics:
             raise
         finally:
             self.phase_seconds.labels(kind, phase, outcome).observe(time.monotonic() - began)
+
+
+class WaitMetrics:
+    """Builds that wait for others."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.seconds = Histogram(
+            "ray_envd_build_wait_seconds",
+            "Time that builds waited, be it none: for a slot (other builds) or for room (bytes).",
+            ["resource"],
+            buckets=WORK,
+            registry=registry,
+        )
+        self.waiting = Gauge("ray_envd_builds_waiting", "Builds that wait for a slot.", registry=registry)
+        self.waiting_for_room = Gauge(
+            "ray_envd_builds_waiting_for_room", "Builds that wait for bytes of the budget.", registry=registry
+        )
+        self.slots = Gauge(
+            "ray_envd_build_slots_used",
+            "Builds that run, by lane: young, or old (those that have run for some seconds).",
+            ["lane"],
+            registry=registry,
+        )
 
     def watch_slots(self, slots: Slots) -> None:
         """Has the slots asked each time the figures are."""

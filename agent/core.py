@@ -83,7 +83,7 @@ class Core:
 
     def _slots(self, settings: Settings) -> Slots:
         slots = Slots(settings.build_parallelism, long_builds(settings.build_parallelism))
-        self.metrics.builds.watch_slots(slots)
+        self.metrics.waits.watch_slots(slots)
         return slots
 
     def _installers(self, settings: Settings, trees: Trees) -> dict[str, Installer]:

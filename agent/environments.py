@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.errors import NetworkError
 from ray_envd.agent.python.build import build, worker_facts
 from ray_envd.agent.python.contents import contents
@@ -28,7 +29,7 @@ from ray_envd.agent.python.tools import Toolbox, Work, our_uv
 from ray_envd.agent.python.versions import wants_other_uv, with_uv_version
 from ray_envd.agent.python.wheel_files import wheel_files
 from ray_envd.agent.room import Report, Room
-from ray_envd.agent.workshop import Bench, Made
+from ray_envd.agent.workshop import Made
 from ray_envd.cache.keys import ObjectKey, digest_of
 from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.removal import remove_tree

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.environments import Environment
 from ray_envd.agent.python.build import WorkerFacts, worker_facts
 from ray_envd.agent.python.interpreter import Interpreter
 from ray_envd.agent.python.layer import make_layer
 from ray_envd.agent.trees import LAYERS, Trees
-from ray_envd.agent.workshop import Bench
 
 #: Enough to tell a session's environments apart, and short: the kernel reads 127 bytes of a first line.
 _DIGITS = 16

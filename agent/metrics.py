@@ -22,7 +22,7 @@ from prometheus_client import (
 )
 
 from ray_envd import __version__
-from ray_envd.agent.build_metrics import WORK, BuildMetrics
+from ray_envd.agent.build_metrics import WORK, BuildMetrics, WaitMetrics
 from ray_envd.agent.config_kinds import OBJECT_KINDS
 from ray_envd.agent.errors import EnvError
 from ray_envd.agent.interpreter_gc import InterpreterGc
@@ -185,6 +185,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = RequestMetrics(self.registry)
         self.builds = BuildMetrics(self.registry)
+        self.waits = WaitMetrics(self.registry)
         self.store = StoreMetrics(self.registry)
         self.daemon = DaemonMetrics(self.registry)
 

@@ -14,12 +14,13 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.errors import NetworkError
 from ray_envd.agent.fetch import FetchContext, GcsEndpoint, fetch, validator
 from ray_envd.agent.redaction import redact_urls
 from ray_envd.agent.room import Report, Room
 from ray_envd.agent.sessions import Session
-from ray_envd.agent.workshop import Bench, Made
+from ray_envd.agent.workshop import Made
 from ray_envd.cache.keys import ObjectKey, digest_of
 from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.store import Build, Entry

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.containers.plan import remove_plan, write_plan
 from ray_envd.agent.context import Contribution, WorkerContext, environment_script, merge, split_names
 from ray_envd.agent.errors import EnvError, Retry
@@ -14,7 +15,7 @@ from ray_envd.agent.installers.protocol import Installer
 from ray_envd.agent.progress import Progress
 from ray_envd.agent.sessions import Session
 from ray_envd.agent.spec import RuntimeEnvSpec
-from ray_envd.agent.workshop import Bench, Workshop
+from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.keys import ObjectKey
 
 #: Set for installers, as in stock, so that a requirements file of the working dir can be named.

@@ -35,7 +35,7 @@ class Status:
         metrics.store.stored_bytes.set_function(workshop.store.stored_bytes)
         metrics.store.uv_cache_bytes.set_function(lambda: self._collector.uv_cache_bytes)
         metrics.store.reserved_bytes.set_function(lambda: self._budget.reserved)
-        metrics.builds.waiting_for_room.set_function(lambda: workshop.space.waiting)
+        metrics.waits.waiting_for_room.set_function(lambda: workshop.space.waiting)
         metrics.daemon.references.set_function(self._manager.uses.references.total)
 
     async def collect(self) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.fetch import package_name
 from ray_envd.agent.packages import archive_path
 from ray_envd.agent.trees import Trees
-from ray_envd.agent.workshop import Bench
 from ray_envd.cache.archive import ArchiveLimits, unpack
 from ray_envd.cache.store import Entry
 

@@ -26,6 +26,7 @@ from podman_world import PodmanWorld  # noqa: E402
 from processes import NodeError  # noqa: E402
 from rich.console import Console  # noqa: E402
 
+from ray_envd.agent.bench import Bench  # noqa: E402
 from ray_envd.agent.containers.images import Images  # noqa: E402
 from ray_envd.agent.containers.platform import Platforms  # noqa: E402
 from ray_envd.agent.environments import Environments  # noqa: E402
@@ -37,7 +38,7 @@ from ray_envd.agent.python.spec import parse_pip  # noqa: E402
 from ray_envd.agent.sessions import Session  # noqa: E402
 from ray_envd.agent.slots import Slots  # noqa: E402
 from ray_envd.agent.spec import parse  # noqa: E402
-from ray_envd.agent.workshop import Bench, Workshop  # noqa: E402
+from ray_envd.agent.workshop import Workshop  # noqa: E402
 from ray_envd.cache.budget import Budget  # noqa: E402
 from ray_envd.cache.owner import Owner  # noqa: E402
 from ray_envd.cache.store import Store  # noqa: E402

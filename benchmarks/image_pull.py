@@ -27,6 +27,7 @@ from processes import NodeError  # noqa: E402
 from registries import Registry  # noqa: E402
 from rich.console import Console  # noqa: E402
 
+from ray_envd.agent.bench import Bench  # noqa: E402
 from ray_envd.agent.containers.images import Image, Images  # noqa: E402
 from ray_envd.agent.metrics import Metrics  # noqa: E402
 from ray_envd.agent.podman.host import Hosts  # noqa: E402
@@ -34,7 +35,7 @@ from ray_envd.agent.progress import Progress  # noqa: E402
 from ray_envd.agent.sessions import Session  # noqa: E402
 from ray_envd.agent.slots import Slots  # noqa: E402
 from ray_envd.agent.spec import parse  # noqa: E402
-from ray_envd.agent.workshop import Bench, Workshop  # noqa: E402
+from ray_envd.agent.workshop import Workshop  # noqa: E402
 from ray_envd.cache.budget import Budget  # noqa: E402
 from ray_envd.cache.owner import Owner  # noqa: E402
 from ray_envd.cache.store import Store  # noqa: E402

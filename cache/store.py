@@ -202,9 +202,8 @@ class Store(Stored):
             CorruptError: its folder is gone.
             OSError: the disk; the caller abandons the build.
         """
-        key = build.key
         if not self._objects.is_building(build):
-            raise InUseError(f"{key.id} is not under construction by this build")
+            raise InUseError(f"{build.key.id} is not under construction by this build")
         epoch = self._epochs.current  # before the last of its files: a sync that ends it has them all
         with acting_as(build.owner):
             settle(build.path)
@@ -221,6 +220,11 @@ class Store(Stored):
             stamps=taken,
             epoch=epoch,
         )
+        return self._publish(build, facts, measured.links)
+
+    def _publish(self, build: Build, facts: Facts, links: Mapping[str, int]) -> Entry:
+        """Makes it an object: its marker first, which is what counts; then the catalog, and memory."""
+        key = build.key
         fingerprint = self._markers.write(key, facts)
         committed = Object(
             key,
@@ -233,7 +237,7 @@ class Store(Stored):
             holds=1,
         )
         self._write([committed])
-        entry = self._objects.publish(committed, measured.links)
+        entry = self._objects.publish(committed, links)
         with self._counting:
             self._building -= 1
         return entry

@@ -17,7 +17,7 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
     metrics = Metrics()
     labels = {
         each._name: each._labelnames  # noqa: SLF001 - the library tells them nowhere else
-        for group in (metrics.requests, metrics.builds, metrics.store, metrics.daemon)
+        for group in (metrics.requests, metrics.builds, metrics.waits, metrics.store, metrics.daemon)
         for each in vars(group).values()
         if isinstance(each, MetricWrapperBase)
     }

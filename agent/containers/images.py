@@ -6,6 +6,7 @@ import math
 import time
 from dataclasses import dataclass
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.containers.kept import GoneError, Kept
 from ray_envd.agent.containers.pulls import Pulls
 from ray_envd.agent.containers.storage import Storage, Storages
@@ -16,7 +17,7 @@ from ray_envd.agent.image_spec import ImageSpec
 from ray_envd.agent.podman.host import Hosts
 from ray_envd.agent.podman.pull_errors import NoImageError, untold
 from ray_envd.agent.podman.records import ApiError, MissingError, UnreachableError
-from ray_envd.agent.workshop import Bench, Workshop
+from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.keys import digest_of
 from ray_envd.cache.store import Entry
 

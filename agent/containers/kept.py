@@ -14,6 +14,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.containers.storage import KIND, Storage, Storages
 from ray_envd.agent.containers.surroundings import FAILURES, Surroundings
 from ray_envd.agent.podman.pull_errors import untold
@@ -25,7 +26,7 @@ from ray_envd.agent.podman.records import (
     UnreachableError,
 )
 from ray_envd.agent.room import Report, Room
-from ray_envd.agent.workshop import Bench, Made, Workshop
+from ray_envd.agent.workshop import Made, Workshop
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.owner import acting_as
 from ray_envd.cache.store import Build, Entry

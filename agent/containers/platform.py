@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.containers.images import Image
 from ray_envd.agent.containers.pythons import Found, choose, search, understood
 from ray_envd.agent.containers.tool_container import Mount, ToolPlace, tool_container
@@ -18,7 +19,6 @@ from ray_envd.agent.python.interpreter import PROBE_SCRIPT, Interpreter, Interpr
 from ray_envd.agent.python.platform import Runner
 from ray_envd.agent.python.remembered import Remembered
 from ray_envd.agent.python.tools import our_uv
-from ray_envd.agent.workshop import Bench
 from ray_envd.cache.layout import UserDirs
 from ray_envd.cache.owner import Owner, acting_as
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.containers.gpus import gpu_options
 from ray_envd.agent.containers.images import Image
 from ray_envd.agent.containers.mounts import (
@@ -27,7 +28,6 @@ from ray_envd.agent.image_spec import ImageSpec, Mount
 from ray_envd.agent.podman.host import Hosts, PodmanHost
 from ray_envd.agent.process import Completed
 from ray_envd.agent.sessions import Session
-from ray_envd.agent.workshop import Bench
 
 #: The first container of a user without root's rights re-owns the layers of the image, which takes its time.
 _TRIAL_SECONDS = 120.0

@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.containers.images import Images
 from ray_envd.agent.containers.platform import Platforms
 from ray_envd.agent.containers.start import Starts
 from ray_envd.agent.context import Contribution
-from ray_envd.agent.workshop import Bench
 
 
 class ImageInstaller:

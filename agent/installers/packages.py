@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.context import Command, Contribution
 from ray_envd.agent.environments import Environments
 from ray_envd.agent.layers import Layers
 from ray_envd.agent.python.spec import PackagesSpec, needs_working_dir
-from ray_envd.agent.workshop import Bench
 
 
 class PackagesInstaller:

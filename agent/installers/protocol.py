@@ -2,8 +2,8 @@
 
 from typing import Any, Protocol
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.context import Contribution
-from ray_envd.agent.workshop import Bench
 
 
 class Installer(Protocol):

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.context import Command, Contribution
 from ray_envd.agent.errors import InvalidSpecError
-from ray_envd.agent.workshop import Bench
 
 
 class PyExecutableInstaller:

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.context import Contribution
 from ray_envd.agent.environments import Environments
 from ray_envd.agent.errors import InvalidSpecError
@@ -12,7 +13,6 @@ from ray_envd.agent.files import require_directory
 from ray_envd.agent.packages import Packages, archive_path
 from ray_envd.agent.python.spec import PackagesSpec
 from ray_envd.agent.unpacking import Unpacker
-from ray_envd.agent.workshop import Bench
 
 
 class PyModulesInstaller:

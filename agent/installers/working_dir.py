@@ -2,13 +2,13 @@
 
 from typing import Any
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.context import Contribution
 from ray_envd.agent.errors import InvalidSpecError
 from ray_envd.agent.fetch import local_directory
 from ray_envd.agent.files import require_directory
 from ray_envd.agent.packages import Packages
 from ray_envd.agent.unpacking import Unpacker
-from ray_envd.agent.workshop import Bench
 
 
 class WorkingDirInstaller:

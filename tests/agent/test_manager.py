@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from helpers import wait_until
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.context import Contribution
 from ray_envd.agent.errors import (
     BuildError,
@@ -29,7 +30,7 @@ from ray_envd.agent.sessions import Session, SessionSettings
 from ray_envd.agent.setup_log import SetupLogWriter
 from ray_envd.agent.slots import Slots
 from ray_envd.agent.trees import Trees
-from ray_envd.agent.workshop import Bench, Made, Workshop
+from ray_envd.agent.workshop import Made, Workshop
 from ray_envd.cache.budget import Budget
 from ray_envd.cache.errors import NotReferencedError
 from ray_envd.cache.owner import Owner

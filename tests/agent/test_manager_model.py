@@ -24,6 +24,7 @@ from stepped import Jobs, SteppedLoop
 from test_manager import World
 
 from ray_envd.agent import envs
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.context import Contribution
 from ray_envd.agent.errors import BuildError, NetworkError
 from ray_envd.agent.http import HANG_UP, Request, Response
@@ -31,7 +32,7 @@ from ray_envd.agent.pb import runtime_env_pb2 as pb
 from ray_envd.agent.raylet_http import RayletFace
 from ray_envd.agent.sessions import Session, SessionSettings
 from ray_envd.agent.spec import digest_of_serialized
-from ray_envd.agent.workshop import Bench, Made
+from ray_envd.agent.workshop import Made
 from ray_envd.cache.errors import InUseError
 from ray_envd.cache.keys import ObjectKey, digest_of
 from ray_envd.cache.owner import Owner

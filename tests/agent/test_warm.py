@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from test_manager import FakeInstaller, World, ask
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.context import Contribution
 from ray_envd.agent.errors import EnvError, InvalidSpecError, NetworkError
 from ray_envd.agent.local_sessions import LocalSessions
 from ray_envd.agent.prefetch import Prefetcher
 from ray_envd.agent.warm import Pauses, Warm
 from ray_envd.agent.warm_file import Wanted
-from ray_envd.agent.workshop import Bench
 from ray_envd.cache.pins import Pins
 
 QUICK = Pauses(look=0.02, first=0.02, longest=0.05, lasting=60, refresh=60)

@@ -17,6 +17,7 @@ from typing import Any
 from oci import OciImage, write_layer
 from podman_world import PodmanWorld
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.collector import Collector
 from ray_envd.agent.containers.images import Image, Images
 from ray_envd.agent.context import Contribution
@@ -33,7 +34,7 @@ from ray_envd.agent.sessions import Session, SessionSettings
 from ray_envd.agent.setup_log import SetupLogWriter
 from ray_envd.agent.slots import Slots
 from ray_envd.agent.trees import Trees
-from ray_envd.agent.workshop import Bench, Workshop
+from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.budget import Budget
 from ray_envd.cache.gc import Limits
 from ray_envd.cache.owner import Owner

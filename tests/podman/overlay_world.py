@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from podman_world import PodmanWorld
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.containers.images import Image
 from ray_envd.agent.containers.platform import ImagePlatform, Platforms
 from ray_envd.agent.environments import Environment, Environments
@@ -23,7 +24,7 @@ from ray_envd.agent.python.spec import parse_pip, parse_uv
 from ray_envd.agent.sessions import Session
 from ray_envd.agent.slots import Slots
 from ray_envd.agent.spec import parse
-from ray_envd.agent.workshop import Bench, Workshop
+from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.budget import Budget
 from ray_envd.cache.owner import Owner
 from ray_envd.cache.store import Store

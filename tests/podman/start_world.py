@@ -18,6 +18,7 @@ from typing import Any
 import small_image as small_images
 from podman_world import PodmanWorld
 
+from ray_envd.agent.bench import Bench
 from ray_envd.agent.containers.images import Image
 from ray_envd.agent.containers.platform import ImagePlatform
 from ray_envd.agent.containers.policy import Policy
@@ -32,7 +33,7 @@ from ray_envd.agent.progress import Progress
 from ray_envd.agent.sessions import Session
 from ray_envd.agent.slots import Slots
 from ray_envd.agent.spec import parse
-from ray_envd.agent.workshop import Bench, Workshop
+from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.budget import Budget
 from ray_envd.cache.owner import Owner
 from ray_envd.cache.store import Store
