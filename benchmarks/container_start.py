@@ -12,11 +12,8 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,18 +25,17 @@ sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 # Found by the line above:
 import small_image  # noqa: E402
 from daemons import Daemon  # noqa: E402
-from figures import Figures, Series, machine  # noqa: E402
+from figures import Figures, Series, Target  # noqa: E402
 from podman_world import PodmanWorld  # noqa: E402
 from processes import NodeError, end_marked  # noqa: E402
-from rays import ROOT, RayNode, install_ray  # noqa: E402
+from rays import RayNode, install_ray  # noqa: E402
 from registries import Registry  # noqa: E402
-from rich.console import Console  # noqa: E402
+from script import RAY, circumstances, console, installations, parser, run, temporary  # noqa: E402
 from users import User  # noqa: E402
 
 from ray_envd.agent.podman.host import Hosts, PodmanHost  # noqa: E402
 from ray_envd.cache.owner import Owner  # noqa: E402
 
-RAY = "2.60.0"
 DRIVER = HERE / "support" / "start_driver.py"
 IMAGE = f"localhost/{small_image.NAME}:latest"
 SERIES = {
@@ -59,6 +55,10 @@ RATIOS = {
     "many_to_plain": ("so many at once: in containers to without", "many", "plain_many"),
     "stock_to_user": ("an ordinary user's: stock to ray-envd", "user_stock", "user"),
 }
+TARGETS = {
+    "over": Target(most=150),
+    "second_to_new": Target(most=1.0, of="the first worker"),
+}
 #: Without it stock's podman runs do not work on machines such as ours; see doctor for what is why.
 _FOR_STOCK = """\
 [containers]
@@ -69,7 +69,6 @@ tmp_dir = "{folder}/tmp"
 events_logger = "file"
 runtime = "runc"
 """
-console = Console(stderr=True, highlight=False)
 
 
 class Driver:
@@ -215,23 +214,13 @@ def _message_queues() -> Iterator[None]:
         folder.rmdir()
 
 
-@contextlib.contextmanager
-def _place() -> Iterator[tuple[Path, Path]]:
-    """A short folder that every user can enter, and one for installations beside uv's cache."""
-    folder = Path(tempfile.mkdtemp(prefix="rb-", dir="/tmp"))
-    folder.chmod(0o755)
-    installs = ROOT / ".work" / f"bench-{os.getpid()}"
-    try:
-        yield folder, installs
-    finally:
-        for each in (folder, installs):
-            shutil.rmtree(each, ignore_errors=True)
-
-
 def measure(arguments: argparse.Namespace) -> Figures:
     """Everything, on nodes that are gone in the end."""
-    figures = Figures(SERIES, RATIOS, machine(ROOT))
-    with _place() as (folder, installs), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        # Every user can enter it.
+        folder = stack.enter_context(temporary("rb-", 0o755))
+        installs = stack.enter_context(installations())
+        told = circumstances(folder, **{"at once": arguments.many})
         bench = Bench(folder, installs, stack)
         variables = {**bench.world.variables, "RAY_ENVD_SOCKET": str(bench.daemon.socket)}
         node = RayNode(bench.python, folder / "r", variables)
@@ -244,37 +233,13 @@ def measure(arguments: argparse.Namespace) -> Figures:
             bench.against_stock(arguments.stock_rounds)
         if left := bench.world.containers():
             raise NodeError(f"containers were left behind: {', '.join(left)}")
-    figures.circumstances |= {"ray": RAY, "at once": arguments.many}
-    return figures
-
-
-def _interrupted(*_: object) -> None:
-    raise KeyboardInterrupt
+    return Figures(SERIES, RATIOS, told, TARGETS)
 
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON too")
-    for name, default in (("rounds", 10), ("many", 8), ("many-rounds", 3), ("stock-rounds", 5)):
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
-    arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupted)
-    signal.signal(signal.SIGHUP, _interrupted)
-    try:
-        figures = measure(arguments)
-    except KeyboardInterrupt:
-        console.print("interrupted; everything was ended and removed")
-        return 130
-    except (NodeError, TimeoutError) as error:
-        console.print(f"wrong: {error}", style="red", markup=False)
-        return 1
-    figures.show(Console(highlight=False), f"A worker in a container on Ray {RAY}, its image being there")
-    if arguments.json:
-        figures.write(arguments.json)
-    return 0
+    asked = parser(__doc__, rounds=10, many=8, many_rounds=3, stock_rounds=5)
+    return run(asked, measure, f"A worker in a container on Ray {RAY}, its image being there")
 
 
 if __name__ == "__main__":

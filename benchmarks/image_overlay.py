@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,11 +19,11 @@ sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools"), str(HERE.pare
 
 # Found by the line above:
 import small_image  # noqa: E402
-from figures import Figures, Series, machine  # noqa: E402
+from figures import Figures, Series  # noqa: E402
 from helpers import make_wheel  # noqa: E402
 from podman_world import PodmanWorld  # noqa: E402
 from processes import NodeError  # noqa: E402
-from rich.console import Console  # noqa: E402
+from script import circumstances, console, parser, run, temporary  # noqa: E402
 
 from ray_envd.agent.bench import Bench  # noqa: E402
 from ray_envd.agent.containers.images import Images  # noqa: E402
@@ -55,7 +54,6 @@ RATIOS = {
     "plus": ("over an image to the host and a bare container", "image", "sum"),
 }
 IMAGE = f"localhost/{small_image.NAME}"
-console = Console(stderr=True, highlight=False)
 
 
 class Node:
@@ -113,7 +111,7 @@ class Node:
         await asyncio.to_thread(self.store.close)
 
 
-async def measure(folder: Path, world: PodmanWorld, rounds: int) -> None:
+async def rounds_of(folder: Path, world: PodmanWorld, rounds: int) -> None:
     """Each in turn; a round's packages were never seen before."""
     node = await asyncio.to_thread(Node, folder, world, asyncio.get_running_loop())
     try:
@@ -142,30 +140,21 @@ async def measure(folder: Path, world: PodmanWorld, rounds: int) -> None:
         await node.close()
 
 
+def measure(arguments: argparse.Namespace) -> Figures:
+    """The whole run, on a storage that is gone in the end."""
+    with temporary() as folder:
+        small_image.make()
+        world = PodmanWorld.make(folder / "world")
+        try:
+            asyncio.run(rounds_of(folder, world, arguments.rounds))
+        finally:
+            world.close()
+        return Figures(SERIES, RATIOS, circumstances(folder))
+
+
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON too")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
-    arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="rebo-", dir="/tmp"))
-    figures = Figures(SERIES, RATIOS, machine(folder))
-    small_image.make()
-    world = PodmanWorld.make(folder / "world")
-    try:
-        asyncio.run(measure(folder, world, arguments.rounds))
-    except (NodeError, OSError) as error:
-        console.print(f"wrong: {error}", style="red", markup=False)
-        return 1
-    finally:
-        world.close()
-        shutil.rmtree(folder, ignore_errors=True)
-    figures.show(Console(highlight=False), "Environments over an image")
-    if arguments.json:
-        figures.write(arguments.json)
-    return 0
+    return run(parser(__doc__, rounds=5), measure, "Environments over an image")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ claims to be.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
 import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,12 +20,12 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 
 # Found by the line above:
-from figures import Figures, Series, machine  # noqa: E402
+from figures import Figures, Series, Target  # noqa: E402
 from oci import OciImage, write_layer  # noqa: E402
 from podman_world import PodmanWorld  # noqa: E402
 from processes import NodeError  # noqa: E402
 from registries import Registry  # noqa: E402
-from rich.console import Console  # noqa: E402
+from script import circumstances, console, parser, run, temporary  # noqa: E402
 
 from ray_envd.agent.bench import Bench  # noqa: E402
 from ray_envd.agent.containers.images import Image, Images  # noqa: E402
@@ -46,9 +46,9 @@ SERIES = {
     "present": Series("the image is there: a runtime env of another session"),
 }
 RATIOS = {"pull": ("a pull: ray-envd to podman pull alone", "pull", "podman")}
+TARGETS = {"pull": Target(most=1.05, of="podman pull")}
 MIB = 1024**2
 _FILES = 16  # in each layer
-console = Console(stderr=True, highlight=False)
 
 
 class Node:
@@ -123,7 +123,7 @@ def make_image(folder: Path, megabytes: int, layers: int) -> OciImage:
     return OciImage(tuple(made), {"PATH": "/bin"})
 
 
-async def measure(node: Node, name: str, rounds: int) -> None:
+async def rounds_of(node: Node, name: str, rounds: int) -> None:
     """Pulls in turn, each side first in every other round; before each the storage is empty."""
     sides = [node.podman_alone, node.through_us]
     for number in range(rounds):
@@ -134,44 +134,33 @@ async def measure(node: Node, name: str, rounds: int) -> None:
         sides.reverse()
 
 
-async def run(folder: Path, world: PodmanWorld, name: str, rounds: int) -> None:
+async def pull_all(folder: Path, world: PodmanWorld, name: str, rounds: int) -> None:
     """All of it."""
     node = await asyncio.to_thread(Node, folder / "node", world, asyncio.get_running_loop())
     try:
-        await measure(node, name, rounds)
+        await rounds_of(node, name, rounds)
     finally:
         await node.close()
 
 
-def main() -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON too")
-    for name, default in (("megabytes", 100), ("layers", 4), ("rounds", 5)):
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
-    arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="rebi-", dir="/tmp"))
-    registry = Registry(folder / "registry")
-    world = PodmanWorld.make(folder / "world", [registry.address], small=False)
-    figures = Figures(SERIES, RATIOS, machine(folder) | {"megabytes": arguments.megabytes})
-    try:
+def measure(arguments: argparse.Namespace) -> Figures:
+    """The whole run, with a registry and a storage that are gone in the end."""
+    with temporary() as folder, contextlib.ExitStack() as stack:
+        registry = Registry(folder / "registry")
+        stack.callback(registry.stop)
+        world = PodmanWorld.make(folder / "world", [registry.address], small=False)
+        stack.callback(world.close)
+        told = circumstances(folder, megabytes=arguments.megabytes)
         (folder / "node").mkdir()
         made = make_image(folder / "layers", arguments.megabytes, arguments.layers)
         name = registry.start().push(made, "bench/pull")
-        asyncio.run(run(folder, world, name, arguments.rounds))
-    except (NodeError, OSError) as error:
-        console.print(f"wrong: {error}", style="red", markup=False)
-        return 1
-    finally:
-        registry.stop()
-        world.close()
-        shutil.rmtree(folder, ignore_errors=True)
-    figures.show(Console(highlight=False), "Pulls of images")
-    if arguments.json:
-        figures.write(arguments.json)
-    return 0
+        asyncio.run(pull_all(folder, world, name, arguments.rounds))
+    return Figures(SERIES, RATIOS, told, TARGETS)
+
+
+def main() -> int:
+    """The command."""
+    return run(parser(__doc__, megabytes=500, layers=4, rounds=5), measure, "Pulls of images")
 
 
 if __name__ == "__main__":

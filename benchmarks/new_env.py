@@ -8,16 +8,10 @@ exit code is 1 if a measurement was not what it claims to be or something was le
 
 import argparse
 import contextlib
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
@@ -25,15 +19,14 @@ sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 # Found by the line above:
 from agents import Agent  # noqa: E402
 from daemons import Daemon  # noqa: E402
-from figures import Figures, Series, machine  # noqa: E402
+from figures import Figures, Series, Target  # noqa: E402
 from processes import NodeError, marked, wait_until  # noqa: E402
-from rays import ROOT, RayNode, install_ray  # noqa: E402
-from rich.console import Console  # noqa: E402
+from rays import RayNode, install_ray  # noqa: E402
+from script import RAY, circumstances, console, installations, parser, run, temporary  # noqa: E402
 from uv_alone import UvAlone  # noqa: E402
 
 from ray_envd.agent.client import Client, ClientError, Created  # noqa: E402
 
-RAY = "2.60.0"
 SERIES = {
     "new": Series("new env: ray-envd, the daemon's time"),
     "new_http": Series("new env: ray-envd, as the raylet sees it"),
@@ -74,7 +67,14 @@ RATIOS = {
     "hit_rate_10": ("hits per second, 10 clients: ray-envd to stock", "rate_10", "rate_10_stock"),
     "hit_p99_10": ("99th percentile of hits, 10 clients: stock to ray-envd", "p99_10_stock", "p99_10"),
 }
-console = Console(stderr=True, highlight=False)
+TARGETS = {
+    "stock_to_new": Target(least=100, of="stock"),
+    "new_to_uv": Target(most=1.3, of="uv alone"),
+    "again_http": Target(most=5),
+    "again": Target(most=5),
+    "again_warm": Target(most=5),
+    "again_cluster": Target(most=50),
+}
 
 
 class Bench:
@@ -241,33 +241,6 @@ class Bench:
                     self.add(f"p50_{clients}{side}", load.p50)
                     self.add(f"p99_{clients}{side}", load.p99)
 
-    def circumstances(self) -> dict[str, Any]:
-        """The machine and the versions."""
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        return {
-            **machine(self.folder),
-            "ray": RAY,
-            "ray_envd": f"{version('ray-envd')} ({commit.stdout.strip() or 'no git'})",
-            "uv": version("uv"),
-            "package": self.package,
-        }
-
-
-@contextlib.contextmanager
-def folders() -> Iterator[tuple[Path, Path]]:
-    """A short temporary folder, and one on the file system of uv's cache for Ray installations."""
-    installs = ROOT / ".work" / f"bench-{os.getpid()}"
-    short = Path(tempfile.mkdtemp(prefix="reb-", dir="/tmp"))
-    try:
-        yield short, installs
-    finally:
-        # Whoever is impatient must not leave half of it behind.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        shutil.rmtree(short, ignore_errors=True)
-        shutil.rmtree(installs, ignore_errors=True)
-
 
 def measure(arguments: argparse.Namespace) -> Figures:
     """The whole run.
@@ -275,55 +248,26 @@ def measure(arguments: argparse.Namespace) -> Figures:
     Raises:
         NodeError: something did not come up, was not what it should be, or was left behind.
     """
-    with folders() as (short, installs):
+    with temporary() as short, installations() as installs:
         console.print(f"[dim]installing Ray {RAY} twice[/]")
         bench = Bench(short, installs, arguments.package)
-        figures = Figures(bench.series, RATIOS, bench.circumstances())
+        told = circumstances(short, package=arguments.package)
+        figures = Figures(bench.series, RATIOS, told, TARGETS)
         with bench.running():
             bench.new_envs(arguments.rounds, arguments.stock_rounds)
             bench.restarts(arguments.restarts, arguments.cluster_restarts)
             bench.hits(arguments.hits)
-    left: list[object] = [pid for node in (bench.ours, bench.stock) for pid in marked(node.mark)]
-    left += [path for path in (short, installs) if path.exists()]
-    if left:
+    if left := [pid for node in (bench.ours, bench.stock) for pid in marked(node.mark)]:
         raise NodeError(f"left behind: {left}")
     return figures
 
 
-def _interrupted(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON too")
-    parser.add_argument("--package", default="cowsay==6.1", help="the pinned package")
-    for name, default in (
-        ("rounds", 20),
-        ("stock-rounds", 5),
-        ("restarts", 10),
-        ("cluster-restarts", 3),
-        ("hits", 3),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
-    arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupted)
-    signal.signal(signal.SIGHUP, _interrupted)
-    try:
-        figures = measure(arguments)
-    except KeyboardInterrupt:
-        console.print("interrupted; everything was ended and removed")
-        return 130
-    except (NodeError, TimeoutError, ClientError) as error:
-        console.print(f"wrong: {error}", style="red", markup=False)
-        return 1
-    figures.show(Console(highlight=False), f"A new pip env of {arguments.package} on Ray {RAY}")
-    if arguments.json:
-        figures.write(arguments.json)
-    return 0
+    counts = {"rounds": 20, "stock_rounds": 5, "restarts": 10, "cluster_restarts": 3, "hits": 3}
+    asked = parser(__doc__, **counts)
+    asked.add_argument("--package", default="cowsay==6.1", help="the pinned package")
+    return run(asked, measure, f"A new pip env of {{package}} on Ray {RAY}")
 
 
 if __name__ == "__main__":
