@@ -297,28 +297,10 @@ class Settings:
         """``kind_max`` in bytes."""
         return {kind: share.of(self.disk_bytes) for kind, share in self.kind_max.items()}
 
-    def read_tcp_token(self) -> str:
-        """The token of ``tcp_token_file``; blocking.
 
-        Raises:
-            ConfigError: there is none, it is empty, or others may read it.
-        """
-        path = self.tcp_token_file
-        if path is None:
-            raise ConfigError(
-                "tcp is set without tcp_token_file", "name a file of mode 0600 that holds the token"
-            )
-        try:
-            mode, token = path.stat().st_mode, path.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"the token file {path} cannot be read: {error}", "write the token into it, mode 0600"
-            ) from error
-        if mode & 0o077:
-            raise ConfigError(f"the token file {path} can be read by others", f"chmod 600 {path}")
-        if not token:
-            raise ConfigError(f"the token file {path} is empty", "write a long random token into it")
-        return token
+def link_socket(control: Path) -> Path:
+    """The links' socket stands beside the control socket, under a name that both sides know."""
+    return control.with_name(f"{control.name}.link")
 
 
 def _table() -> dict[str, Setting]:

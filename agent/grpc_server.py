@@ -1,11 +1,8 @@
 """gRPC: our services, health and reflection, on the gated Unix socket and, if wanted, on TCP with a token."""
 
-import hmac
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -13,6 +10,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from ray_envd.agent.grpc_timing import TimedService
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.pb import POOL, admin_pb2, admin_pb2_grpc, runtime_env_pb2, runtime_env_pb2_grpc
+from ray_envd.agent.tcp_token import TokenInterceptor
 
 _UNLIMITED = [
     ("grpc.max_receive_message_length", 64 * 1024**2),
@@ -23,28 +21,6 @@ _SERVICES = (
     runtime_env_pb2.DESCRIPTOR.services_by_name["RuntimeEnvService"].full_name,
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
 )
-
-
-class _TokenInterceptor(aio.ServerInterceptor):
-    """Refuses calls without the bearer token; compared in constant time."""
-
-    def __init__(self, token: str) -> None:
-        self._expected = f"Bearer {token}".encode()
-
-        async def refuse(_request: object, context: Any) -> None:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the bearer token is missing or wrong")
-
-        self._refusal: Any = grpc.unary_unary_rpc_method_handler(refuse)
-
-    async def intercept_service(
-        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
-    ) -> Any:
-        """See grpc.aio.ServerInterceptor."""
-        metadata = dict(handler_call_details.invocation_metadata or ())
-        given = metadata.get("authorization", "")
-        if hmac.compare_digest(str(given).encode(), self._expected):
-            return await continuation(handler_call_details)
-        return self._refusal
 
 
 class GrpcServer:
@@ -69,7 +45,7 @@ class GrpcServer:
 
     async def start_tcp(self, address: str, token: str) -> int:
         """Listens on TCP for callers who have the token; returns the port."""
-        server = self._make((_TokenInterceptor(token),))
+        server = self._make((TokenInterceptor(token),))
         port: int = server.add_insecure_port(address)
         await server.start()
         return port

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from processes import NodeError
 
+from ray_envd.agent.config import link_socket
 from ray_envd.agent.hello import PROTOCOL
-from ray_envd.agent.server import link_socket
 from ray_envd.agent.sessions import process_start
 
 

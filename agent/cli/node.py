@@ -23,7 +23,7 @@ from ray_envd.agent.cli.common import (
     print_json,
     shared_options,
 )
-from ray_envd.agent.config import TABLE, ConfigError, Settings
+from ray_envd.agent.config import TABLE, ConfigError, Settings, link_socket
 from ray_envd.agent.config_sources import Loaded, Value, reference_table
 from ray_envd.cache.owner import Owner
 from ray_envd.cache.text import bytes_text
@@ -108,8 +108,7 @@ def _link_socket(loaded: Loaded) -> Path | None:
     """Only one that somebody chose: the default differs from user to user, and the link knows it."""
     if loaded.values["socket"].source == "default":
         return None
-    socket = loaded.settings.socket
-    return socket.with_name(f"{socket.name}.link")
+    return link_socket(loaded.settings.socket)
 
 
 def _daemon_argv(loaded: Loaded) -> list[str]:

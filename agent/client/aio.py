@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from ray_envd.agent.client import calls, messages
+from ray_envd.agent.client import calls, messages, wire
 from ray_envd.agent.client.calls import Call, RuntimeEnv
 from ray_envd.agent.client.context import Context
 from ray_envd.agent.client.errors import RemoteError, from_rpc
@@ -80,7 +80,7 @@ class AsyncClient:
             environment=environment,
             hold=hold,
         )
-        return self._stream(calls.CREATE, request, pb.CreateRuntimeEnvEvent, messages.event)
+        return self._stream(calls.CREATE, request, pb.CreateRuntimeEnvEvent, wire.event)
 
     def prefetch(
         self,
@@ -101,7 +101,7 @@ class AsyncClient:
             user=user,
             pin=pin,
         )
-        return self._stream(calls.PREFETCH, request, pb.PrefetchEvent, messages.prefetching)
+        return self._stream(calls.PREFETCH, request, pb.PrefetchEvent, wire.prefetching)
 
     @asynccontextmanager
     async def hold(
@@ -136,7 +136,7 @@ class AsyncClient:
         pages = [await self._call(calls.listing(""))]
         while token := pages[-1].next_token:
             pages.append(await self._call(calls.listing(token)))
-        return messages.joined(pages)
+        return wire.joined(pages)
 
     async def stats(self) -> messages.Stats:
         """Figures of the daemon."""
@@ -163,7 +163,7 @@ class AsyncClient:
     ) -> AsyncGenerator[messages.Verified, None]:
         """Reads every file of objects, all of them if none is named; one event each, in any order."""
         request = pb.VerifyRequest(ids=ids, repair=repair)
-        return self._stream(calls.VERIFY, request, pb.VerifyEvent, messages.verified)
+        return self._stream(calls.VERIFY, request, pb.VerifyEvent, wire.verified)
 
     def trace(self) -> AsyncGenerator[Happening, None]:
         """What is stored, then what happens to objects, until the generator is closed or the daemon ends."""

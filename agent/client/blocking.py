@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from ray_envd.agent.client import calls, messages
+from ray_envd.agent.client import calls, messages, wire
 from ray_envd.agent.client.calls import Call, RuntimeEnv
 from ray_envd.agent.client.context import Context
 from ray_envd.agent.client.errors import RemoteError, from_rpc
@@ -116,7 +116,7 @@ class Client:
             environment=environment,
             hold=hold,
         )
-        return self._stream(calls.CREATE, request, pb.CreateRuntimeEnvEvent, messages.event)
+        return self._stream(calls.CREATE, request, pb.CreateRuntimeEnvEvent, wire.event)
 
     def prefetch(
         self,
@@ -148,7 +148,7 @@ class Client:
             user=user,
             pin=pin,
         )
-        return self._stream(calls.PREFETCH, request, pb.PrefetchEvent, messages.prefetching)
+        return self._stream(calls.PREFETCH, request, pb.PrefetchEvent, wire.prefetching)
 
     @contextmanager
     def hold(
@@ -183,7 +183,7 @@ class Client:
         pages = [self._call(calls.listing(""))]
         while token := pages[-1].next_token:
             pages.append(self._call(calls.listing(token)))
-        return messages.joined(pages)
+        return wire.joined(pages)
 
     def stats(self) -> messages.Stats:
         """Figures of the daemon."""
@@ -221,7 +221,7 @@ class Client:
             RemoteError: ``not_found``, ``invalid_argument`` (ambiguous).
         """
         request = pb.VerifyRequest(ids=ids, repair=repair)
-        return self._stream(calls.VERIFY, request, pb.VerifyEvent, messages.verified)
+        return self._stream(calls.VERIFY, request, pb.VerifyEvent, wire.verified)
 
     def trace(self) -> Generator[Happening, None, None]:
         """What is stored, then what happens to objects, until the generator is closed or the daemon ends."""

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
-from ray_envd.agent.client import messages
+from ray_envd.agent.client import messages, wire
 from ray_envd.agent.client.context import Context
 from ray_envd.agent.client.errors import EnvFailedError, RemoteError
 from ray_envd.agent.pb import admin_pb2 as pb
@@ -157,24 +157,24 @@ def delete(runtime_env: RuntimeEnv, source_process: str) -> Call[None]:
 def envs_info(limit: int | None) -> Call[messages.EnvInfos]:
     """The envs of the gRPC session."""
     request = ray_pb.GetRuntimeEnvsInfoRequest(limit=limit)
-    return Call(f"{_RAY}GetRuntimeEnvsInfo", request, ray_pb.GetRuntimeEnvsInfoReply, messages.infos)
+    return Call(f"{_RAY}GetRuntimeEnvsInfo", request, ray_pb.GetRuntimeEnvsInfoReply, wire.infos)
 
 
 def listing(token: str) -> Call[messages.Page]:
     """A page of objects and, if it is the first (``token`` empty), the sessions."""
     request = pb.ListRequest(page_size=_PAGE, page_token=token)
-    return Call(f"{_ADMIN}List", request, pb.ListReply, messages.page)
+    return Call(f"{_ADMIN}List", request, pb.ListReply, wire.page)
 
 
 def stats() -> Call[messages.Stats]:
     """Figures."""
-    return Call(f"{_ADMIN}Stats", pb.StatsRequest(), pb.StatsReply, messages.stats)
+    return Call(f"{_ADMIN}Stats", pb.StatsRequest(), pb.StatsReply, wire.stats)
 
 
 def gc(target_bytes: int | None, *, dry_run: bool) -> Call[messages.Collection]:
     """Removing tens of thousands of files takes its time: no deadline."""
     request = pb.GcRequest(dry_run=dry_run, target_bytes=target_bytes)
-    return Call(f"{_ADMIN}Gc", request, pb.GcReply, messages.collection, None)
+    return Call(f"{_ADMIN}Gc", request, pb.GcReply, wire.collection, None)
 
 
 def remove(object_id: str) -> Call[messages.Removed]:
@@ -191,7 +191,7 @@ def remove(object_id: str) -> Call[messages.Removed]:
 def pin(object_id: str, *, pinned: bool) -> Call[messages.Object]:
     """Pin or unpin."""
     path = f"{_ADMIN}{'Pin' if pinned else 'Unpin'}"
-    return Call(path, pb.PinRequest(id=object_id), pb.PinReply, lambda reply: messages.stored(reply.object))
+    return Call(path, pb.PinRequest(id=object_id), pb.PinReply, lambda reply: wire.stored(reply.object))
 
 
 def drain(deadline_seconds: float) -> Call[int]:

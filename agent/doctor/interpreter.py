@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ray_envd.agent.attach import AttachError, status
+from ray_envd.agent.config import link_socket
 from ray_envd.agent.doctor.finding import Finding, fail, ok, warn
 
 
@@ -39,11 +40,11 @@ def ray(python: Path, socket: Path, *, asked_for: bool, daemon_answers: bool) ->
             f"{ray_version} {state}",
             attach if found.stock_kept or not found.attached else found.advice,
         )
-    link_socket = socket.with_name(f"{socket.name}.link")
-    if found.socket is not None and found.socket != link_socket:
+    expected = link_socket(socket)
+    if found.socket is not None and found.socket != expected:
         return warn(
             check,
-            f"{ray_version} is attached to {found.socket}, the settings say {link_socket}",
+            f"{ray_version} is attached to {found.socket}, the settings say {expected}",
             f"{attach}, or correct --socket",
         )
     if found.daemon is None and not daemon_answers:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ray_envd import __version__
-from ray_envd.agent import attach as attach_module
+from ray_envd.agent import stock_agent
 from ray_envd.agent.attach import AttachError, attach, detach, status
 from ray_envd.agent.link import SETTINGS_NAME, STOCK_NAME
 
@@ -69,7 +69,7 @@ def test_attach_and_detach_leave_no_trace(ray: Installation) -> None:
     report = attach(ray.python, socket=SOCKET, daemon=DAEMON)
     assert (report.changed, report.action, report.ray_version) == (True, "attached", "2.60.0")
     assert report.agent_dir == ray.agent
-    link = Path(attach_module.__file__).with_name("link.py").read_bytes()
+    link = stock_agent.LINK.read_bytes()
     assert ray.main.read_bytes() == link
     assert ray.main.stat().st_mode & 0o777 == 0o640
     assert ray.files().keys() == {"main.py", STOCK_NAME, SETTINGS_NAME}
@@ -297,17 +297,17 @@ def test_interruption_leaves_one_agent_or_the_other(
     ray: Installation, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """A disk that is full at any of the three writes leaves Ray's own agent in place and no stray file."""
-    real = attach_module._Files._replace
+    real = stock_agent.AgentFiles._replace
     calls = 0
 
-    def failing(self: attach_module._Files, path: Path, content: bytes) -> None:
+    def failing(self: stock_agent.AgentFiles, path: Path, content: bytes) -> None:
         nonlocal calls
         calls += 1
         if calls == step:
             raise OSError(28, "No space left on device")
         real(self, path, content)
 
-    monkeypatch.setattr(attach_module._Files, "_replace", failing)
+    monkeypatch.setattr(stock_agent.AgentFiles, "_replace", failing)
     with pytest.raises(AttachError, match="No space left"):
         attach(ray.python, socket=SOCKET, daemon=None)
     assert ray.main.read_bytes() == ORIGINAL

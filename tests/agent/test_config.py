@@ -237,26 +237,7 @@ def test_remote_http_and_tcp_can_be_had_on_purpose(home: Path) -> None:
     }
     settings = loaded(home, flags).settings
     assert (settings.http, settings.tcp) == (("0.0.0.0", 1), ("0.0.0.0", 2))
-    assert settings.read_tcp_token() == "secret"
-
-
-def test_a_token_file_must_be_private_and_hold_something(home: Path) -> None:
-    """Missing, readable by others, empty, or not set: each is named."""
-    token = home / "token"
-
-    def error() -> str:
-        with pytest.raises(ConfigError) as caught:
-            loaded(home, {"tcp_token_file": str(token)}).settings.read_tcp_token()
-        return str(caught.value)
-
-    assert "cannot be read" in error()
-    token.write_text("")
-    token.chmod(0o644)
-    assert "read by others" in error()
-    token.chmod(0o600)
-    assert "empty" in error()
-    with pytest.raises(ConfigError, match="without tcp_token_file"):
-        loaded(home).settings.read_tcp_token()
+    assert settings.tcp_token_file == token
 
 
 def test_the_table_is_the_dataclass() -> None:
