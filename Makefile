@@ -21,19 +21,19 @@ VENV := .venv/.ready
 RAYS := .work/ray-2.60.0/.ready .work/ray-2.49.1/.ready
 STUBS := .work/ray-2.6.3/.ready
 
-.PHONY: help demo test test-fast check proto bench hit-rates soak lock rays clean debian small-image
+.PHONY: help demo test test-fast check proto bench bench-report hit-rates soak lock rays clean debian small-image
 
 help: ## this list
 	@echo "ray-envd: make <target>"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV) .work/ray-2.60.0/.ready ## a real Ray node on ray-envd, cold and after a restart (STOCK=1: beside stock Ray)
 	@$(BIN)/python tools/demo.py $(if $(STOCK),--stock) $(ARGS)
 
-test: debian $(VENV) $(RAYS) $(STUBS) small-image ## the whole test suite, real Ray included
+test: debian $(VENV) .work/bench/.ready $(RAYS) $(STUBS) small-image ## the whole test suite, real Ray included
 	@tools/test.sh $(ARGS)
 
-test-fast: $(VENV) ## the quick tests: no Ray, no podman, none that takes long
+test-fast: $(VENV) .work/bench/.ready ## the quick tests: no Ray, no podman, none that takes long
 	@$(BIN)/python -m pytest -m "not ray and not podman and not slow" $(ARGS)
 
 check: $(VENV) ## ruff, mypy strict, import contracts, generated code up to date
@@ -42,11 +42,11 @@ check: $(VENV) ## ruff, mypy strict, import contracts, generated code up to date
 proto: $(VENV) ## generate agent/pb/ from proto/
 	@$(BIN)/python tools/proto.py
 
-bench: $(VENV) .work/ray-2.60.0/.ready ## measure; every script in benchmarks/
-	@for script in benchmarks/*.py; do \
-	  [ -e "$$script" ] || { echo "benchmarks/ holds no script yet"; break; }; \
-	  echo "== $$script"; $(BIN)/python "$$script" $(ARGS); \
-	done
+bench: debian $(VENV) .work/ray-2.60.0/.ready small-image .work/bench/.ready ## against stock Ray, < 30 min (ONLY=name,name OUT=folder)
+	@$(BIN)/python benchmarks/run.py $(if $(ONLY),--only $(ONLY)) $(if $(OUT),--out $(OUT)) $(ARGS)
+
+bench-report: .work/bench/.ready ## page and chart of a run again (FROM=benchmarks/results/DATE.json)
+	@PYTHONPATH=dev .work/bench/bin/python benchmarks/support/results.py $(FROM)
 
 hit-rates: .work/bench/.ready ## what the cache keeps, against other policies (ARGS="--out FILE" for JSON, tables, charts)
 	@PYTHONPATH=dev .work/bench/bin/python benchmarks/hit_rates $(ARGS)
