@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_manager import FakeInstaller, World, ask
+from manager_world import FakeInstaller, World, ask
 
 from ray_envd.agent.bench import Bench
 from ray_envd.agent.context import Contribution

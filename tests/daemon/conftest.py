@@ -22,6 +22,7 @@ from fetch_servers import S3  # noqa: E402
 from helpers import make_wheel  # noqa: E402
 from package_world import UV  # noqa: E402
 from raylet import MakeRaylet, Raylet  # noqa: E402
+from small_disk import daemons, disk, pool  # noqa: E402, F401 - as above; fixtures are found by their names here
 from sources import FileServer  # noqa: E402
 
 
