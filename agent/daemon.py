@@ -22,7 +22,7 @@ from ray_envd.agent.gate import Gate
 from ray_envd.agent.grpc_admin import AdminService
 from ray_envd.agent.grpc_runtime_env import RuntimeEnvService
 from ray_envd.agent.grpc_server import GrpcServer
-from ray_envd.agent.http import HttpServer
+from ray_envd.agent.http_server import HttpServer
 from ray_envd.agent.link_server import LinkServer
 from ray_envd.agent.local_sessions import LocalSessions
 from ray_envd.agent.prefetch import Prefetcher
@@ -147,7 +147,7 @@ class Daemon:
         listener.setblocking(False)
         face = StatusFace(self.metrics, self._missing)
         self._http = HttpServer(face, max_body=0)
-        await self._http.start(listener)
+        self._http.start(listener)
         _log.info("metrics and health on http://%s:%d", *listener.getsockname()[:2])
 
     def _missing(self) -> list[str]:

@@ -1,13 +1,11 @@
-"""A small HTTP/1.1 server on a listening socket: httptools parses, we route and answer.
+"""HTTP/1.1 on one connection: httptools parses, a handler answers at once or returns an awaitable.
 
-Made for the raylet's calls: short requests, most of them on a connection of their own, thousands a second.
-A handler may answer at once (no task is made) or return an awaitable. What a peer sends is bounded in
-size and time; a peer that leaves cancels its request.
+What a peer sends is bounded in size and time; a peer that leaves cancels its request. Most of the raylet's
+requests never come here: ``http_server.py`` answers what is simple.
 """
 
 import asyncio
 import logging
-import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -17,14 +15,14 @@ import httptools
 
 _log = logging.getLogger(__name__)
 #: Bytes of request line and headers; a bearer token and a few names need far less.
-_MOST_HEADER_BYTES = 64 * 1024
-_BACKLOG = 1024
+MOST_HEADER_BYTES = 64 * 1024
+_STATUS_LINES = {int(each): f"{each.value} {each.phrase}".encode("ascii") for each in HTTPStatus}
 _PATIENCE = 30.0  # seconds for a request to arrive whole, and for an idle connection to say something
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
-    """A whole request. Header names are lower case."""
+    """A whole request, not to be changed: requests share their headers. Header names are lower case."""
 
     method: str
     path: str
@@ -54,8 +52,12 @@ Handler = Callable[[Request], Response | Awaitable[Response]]
 class HttpProtocol(asyncio.Protocol):
     """One connection. Pipelined requests are answered one after the other, in order."""
 
-    def __init__(self, handler: Handler, max_body: int, connections: "set[HttpProtocol]") -> None:
+    def __init__(
+        self, handler: Handler, max_body: int, connections: "set[HttpProtocol]", begin: "Begin"
+    ) -> None:
+        """``begin`` is called once the connection can be used, and before anything is read from it."""
         self._handler, self._max_body, self._connections = handler, max_body, connections
+        self._begin = begin
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpRequestParser = httptools.HttpRequestParser(self)
         self.task: asyncio.Task[None] | None = None
@@ -84,6 +86,7 @@ class HttpProtocol(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._connections.add(self)
         self._watch()
+        self._begin(self)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """The peer has gone: whoever works for it stops."""
@@ -153,19 +156,20 @@ class HttpProtocol(asyncio.Protocol):
 
     def _count(self, size: int) -> None:
         self._header_bytes += size
-        if self._header_bytes > _MOST_HEADER_BYTES:
+        if self._header_bytes > MOST_HEADER_BYTES:
             raise _RefusedError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the headers are too long")
 
     def _serve(self, request: Request, keep: bool) -> None:  # noqa: FBT001 - HTTP's own word
-        try:
-            answer = self._handler(request)
-        except Exception:  # noqa: BLE001 - logged; the peer gets a 500
-            _log.exception("a handler failed")
-            answer = Response.text("internal error; see the daemon's log", HTTPStatus.INTERNAL_SERVER_ERROR)
+        answer = handled(self._handler, request)
         if isinstance(answer, Response):
             self._reply(answer, keep)
         else:
-            self.task = asyncio.ensure_future(self._later(answer, keep))
+            self.answer(answer, keep=keep)
+
+    def answer(self, answer: Awaitable[Response], *, keep: bool = False) -> None:
+        """Replies when the answer is there; what else the peer asks for waits."""
+        self._unwatch()
+        self.task = asyncio.ensure_future(self._later(answer, keep))
 
     async def _later(self, answer: Awaitable[Response], keep: bool) -> None:  # noqa: FBT001
         try:
@@ -173,8 +177,7 @@ class HttpProtocol(asyncio.Protocol):
         except asyncio.CancelledError:
             response = HANG_UP
         except Exception:  # noqa: BLE001 - logged; the peer gets a 500
-            _log.exception("a handler failed")
-            response = Response.text("internal error; see the daemon's log", HTTPStatus.INTERNAL_SERVER_ERROR)
+            response = _failed()
         self.task = None
         if not self._closed:
             self._reply(response, keep)
@@ -183,7 +186,7 @@ class HttpProtocol(asyncio.Protocol):
         assert self._transport is not None  # noqa: S101 - set before any data
         keep = keep and not self._last and bool(response.status)
         if response.status:
-            self._transport.write(_encode(response, keep))
+            self._transport.write(encode(response, keep=keep))
         if not keep:
             self._close()
         elif self._waiting:
@@ -195,6 +198,12 @@ class HttpProtocol(asyncio.Protocol):
         self._last = True
         if not self.busy and not self._closed:
             self._reply(Response.text(reason + "\n", status), keep=False)
+
+    def say_last(self, data: bytes) -> None:
+        """Sends what is left of an answer, and closes."""
+        assert self._transport is not None  # noqa: S101 - begins with a connection
+        self._transport.write(data)
+        self._close()
 
     def finish(self) -> None:
         """Closes once the request under way, if any, is answered."""
@@ -236,46 +245,30 @@ class _RefusedError(Exception):
         self.status, self.reason = status, reason
 
 
-def _encode(response: Response, keep: bool) -> bytes:  # noqa: FBT001
-    status = HTTPStatus(response.status)
-    lines = [
-        f"HTTP/1.1 {status.value} {status.phrase}",
-        f"Content-Type: {response.content_type}",
-        f"Content-Length: {len(response.body)}",
-        f"Connection: {'keep-alive' if keep else 'close'}",
-        *(f"{name}: {value}" for name, value in response.headers.items()),
-    ]
-    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + response.body
+#: What a new connection begins with.
+Begin = Callable[[HttpProtocol], None]
 
 
-class HttpServer:
-    """Serves a listening socket until it is told to stop."""
+def handled(handler: Handler, request: Request) -> Response | Awaitable[Response]:
+    """The handler's answer; a 500 without details if it fails."""
+    try:
+        return handler(request)
+    except Exception:  # noqa: BLE001 - logged; the peer gets a 500
+        return _failed()
 
-    def __init__(self, handler: Handler, *, max_body: int) -> None:
-        self._handler, self._max_body = handler, max_body
-        self._connections: set[HttpProtocol] = set()
-        self._server: asyncio.Server | None = None
 
-    async def start(self, listener: socket.socket) -> None:
-        """Takes over a socket that is bound and listens."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._protocol, sock=listener, backlog=_BACKLOG)
+def _failed() -> Response:
+    _log.exception("a handler failed")
+    return Response.text("internal error; see the daemon's log", HTTPStatus.INTERNAL_SERVER_ERROR)
 
-    def _protocol(self) -> HttpProtocol:
-        return HttpProtocol(self._handler, self._max_body, self._connections)
 
-    async def stop(self, deadline: float = 0.0) -> None:
-        """Accepts no more, lets requests under way end for so many seconds, then closes what is left.
-
-        Closing our copy of a listening socket that another process holds too leaves the port bound:
-        new connections wait there for whoever serves it next.
-        """
-        if self._server is not None:
-            self._server.close()
-        for connection in tuple(self._connections):
-            connection.finish()
-        tasks = {c.task for c in self._connections if c.task is not None}
-        if tasks and deadline > 0:
-            await asyncio.wait(tasks, timeout=deadline)
-        for connection in tuple(self._connections):
-            connection.abort()
+def encode(response: Response, *, keep: bool) -> bytes:
+    """An answer as it stands on the wire."""
+    return b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nConnection: %b\r\n%b\r\n%b" % (
+        _STATUS_LINES[response.status],
+        response.content_type.encode("latin-1"),
+        len(response.body),
+        b"keep-alive" if keep else b"close",
+        b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in response.headers.items()),
+        response.body,
+    )

@@ -14,7 +14,7 @@ from typing import Any
 from ray_envd import __version__
 from ray_envd.agent.gate import bind_unix
 from ray_envd.agent.hello import Hello, HelloError, receive, session_of
-from ray_envd.agent.http import HttpServer
+from ray_envd.agent.http_server import HttpServer
 from ray_envd.agent.manager import Manager
 from ray_envd.agent.raylet_http import RayletFace
 from ray_envd.agent.sessions import Session, raylet_is_gone
@@ -99,7 +99,7 @@ class LinkServer:
         try:
             await self._manager.uses.start(session)
             face = HttpServer(RayletFace(session, self._manager), max_body=self._max_body)
-            await face.start(hello.listener)
+            face.start(hello.listener)
         except BaseException:
             if self.sessions.get(session.id) is session:
                 del self.sessions[session.id]

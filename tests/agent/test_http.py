@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from ray_envd.agent.http import HANG_UP, HttpServer, Request, Response
+from ray_envd.agent.http import HANG_UP, Request, Response
+from ray_envd.agent.http_server import HttpServer
 
 Handler = Callable[[Request], Response | Awaitable[Response]]
 
@@ -26,7 +27,7 @@ class Server:
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
-        await self.http.start(listener)
+        self.http.start(listener)
 
     async def talk(self, data: bytes, *, half_close: bool = False) -> bytes:
         """Sends bytes and reads until the server closes."""
