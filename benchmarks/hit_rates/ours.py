@@ -6,14 +6,12 @@ from pathlib import Path
 from items import Item, Workload
 from replay import World
 
+from ray_envd.agent.config import HIGH, LOW
 from ray_envd.cache.gc import Limits, plan
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.past import Past
 from ray_envd.cache.records import Facts, Object
 from ray_envd.cache.sharing import Sharing
-
-#: The daemon's defaults, as parts of ``max_bytes`` (``agent/config.py``).
-HIGH, LOW = 0.9, 0.75
 
 
 class Ours:
@@ -82,7 +80,7 @@ class OursWithWatermarks(Ours):
 
     def __init__(self, workload: Workload, capacity: int) -> None:
         super().__init__(workload, capacity)
-        self._marks = Limits(int(HIGH * capacity), int(LOW * capacity))
+        self._marks = Limits(int(HIGH * capacity), int(LOW * HIGH * capacity))
 
     def make_room(self, world: World, missing: int, now: float, _coming: Item | None) -> list[Item]:
         """Also by the watermarks."""
