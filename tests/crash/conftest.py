@@ -1,5 +1,6 @@
 """A compiled shim, the scenario's inputs, and how it goes when nothing dies."""
 
+import contextlib
 import ctypes
 import os
 import subprocess
@@ -24,24 +25,35 @@ def world() -> Iterator[World]:
         yield made
 
 
-@pytest.fixture(scope="session")
-def loop_device() -> None:
+@pytest.fixture(scope="module")
+def loop_device() -> Iterator[None]:
     """For tests of a loss of power: only root can mount, and not in every container."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount")
     found = subprocess.run(["losetup", "--find"], check=False, capture_output=True, text=True)
     if found.returncode:
         pytest.skip(f"no loop device: {found.stderr.strip()}")
-    _mount_unseen()
+    with _mounting_unseen():
+        yield
 
 
-def _mount_unseen() -> None:
-    """What is mounted from here on is seen by this process and its children only.
+@contextlib.contextmanager
+def _mounting_unseen() -> Iterator[None]:
+    """Only this thread, and processes and threads that it starts, see what is mounted meanwhile.
 
     A container or a user's podman that starts at the same time copies what is mounted, and a file system that
-    is mounted somewhere is not let go of: mounted again it would be without power still.
+    is mounted somewhere is not let go of: mounted again it would be without power still. Afterwards this
+    thread must come back: gRPC's own, which were there before, never left, and would not find the sockets of
+    a later test on a disk of its own.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_NEW_MOUNTS):
-        raise OSError(ctypes.get_errno(), "unshare")
-    subprocess.run(["mount", "--make-rslave", "/"], check=True)
+    libc, folder = ctypes.CDLL(None, use_errno=True), Path.cwd()
+    with Path("/proc/thread-self/ns/mnt").open() as before:
+        if libc.unshare(_NEW_MOUNTS):
+            raise OSError(ctypes.get_errno(), "unshare")
+        try:
+            subprocess.run(["mount", "--make-rslave", "/"], check=True)
+            yield
+        finally:
+            if libc.setns(before.fileno(), _NEW_MOUNTS):
+                raise OSError(ctypes.get_errno(), "setns")
+            os.chdir(folder)
