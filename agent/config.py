@@ -43,9 +43,9 @@ from ray_envd.agent.humanize import Size
 from ray_envd.agent.machine import default_parallelism
 
 _TABLE = "ray_envd.setting"
-#: Where nothing is set: the high watermark as a share of max_bytes, the low one as a share of the high one. What
-#: lies between low and max_bytes is room for a burst of builds, which need not wait for a collection then, and no
-#: cache: wider gaps lose hits (benchmarks/hit_rates), narrower ones plan more often.
+#: Where nothing is set: the high watermark as a share of max_bytes, the low one as a share of the high one.
+#: What lies between low and max_bytes is room for a burst of builds, which then need not wait for a
+#: collection, and no cache: wider gaps lose hits (benchmarks/hit_rates), narrower ones plan more often.
 HIGH, LOW = 0.97, 0.97
 _MIN_FREE = 1024**3
 
