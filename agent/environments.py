@@ -40,7 +40,6 @@ from ray_envd.cache.store import Build, Entry, Store
 _GUESS_BYTES = 64 * 1024**2
 #: Metadata of what an interpreter has: a folder and a few small files for each distribution.
 _SHADOW_BYTES = 2 * 1024**2
-_SHOWN_PINS = 4
 _IMAGE_DIGITS = 12  # as podman shows them
 #: What an environment cannot do without: how its interpreter finds its packages, and on the host the
 #: interpreter that it leads to. That of an image is in the image, which does not change.
@@ -140,7 +139,7 @@ class Environments:
             with bench.workshop.metrics.builds.phase("python", "resolve"):
                 lock = await resolve(request, work, shadow=venv, file_digests=digests, fresh=fresh)
             if lock.pins:
-                work.report("resolved", ", ".join(_pins(lock)))
+                work.report("resolved", ", ".join(lock.named))
             key = bench.key("python", lock.digest)
             fill = partial(_fill, request, lock, work, venv)
             size = _GUESS_BYTES
@@ -272,15 +271,9 @@ class _Downloads:
 
 def _summary(request: Request, lock: Lock) -> str:
     """What a person calls the environment: what it adds to the interpreter."""
-    pins = _pins(lock)
-    if not pins:
-        return "nothing but the interpreter" if request.engine == "uv" else "made by pip"
-    more = len(pins) - _SHOWN_PINS
-    return ", ".join(pins[:_SHOWN_PINS]) + (f" and {more} more" if more > 0 else "")
-
-
-def _pins(lock: Lock) -> list[str]:
-    return [f"{name}=={where}" if "/" not in where else name for name, where in lock.pins]
+    if lock.pins:
+        return lock.shown
+    return "nothing but the interpreter" if request.engine == "uv" else "made by pip"
 
 
 def _make_workdir(store: Store, owner: Owner) -> Path:

@@ -75,9 +75,11 @@ async def build(
     if request.engine == "pip":
         await pip.install(request, work, built.python, shadow=shadow, target=target)
     elif lock.lines:
-        work.report("installing", f"{len(lock.lines)} packages")
+        work.report("installing", lock.shown)
         await asyncio.to_thread(_write, lock, request, work)
         await _install(lock, request, work, shadow, target, ahead)
+        # A driver that has just connected hears the last lines only: they name what is there.
+        work.report("installed", lock.shown)
     await asyncio.to_thread(_finish, work, shadow, target)
     await _check_ray(work, site_packages)
     if request.check:

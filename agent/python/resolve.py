@@ -19,6 +19,8 @@ from ray_envd.agent.python.shadow import build_shadow, shadow_python
 from ray_envd.agent.python.tools import Work, write_private
 from ray_envd.cache.owner import acting_as
 
+_SHOWN = 4
+
 
 @dataclass(frozen=True)
 class Lock:
@@ -39,6 +41,18 @@ class Lock:
     digest: str
     folders: tuple[str, ...] = ()
     lines: tuple[str, ...] = field(repr=False, default=())
+
+    @property
+    def named(self) -> list[str]:
+        """Each package, with its version where it has one."""
+        return [f"{name}=={where}" if "/" not in where else name for name, where in self.pins]
+
+    @property
+    def shown(self) -> str:
+        """The first few of them, and how many more there are."""
+        named = self.named
+        more = len(named) - _SHOWN
+        return ", ".join(named[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 async def resolve(

@@ -18,7 +18,6 @@ _STEPS = (
     (re.compile(r"^\s*Built (\S.*)"), "built"),
     (re.compile(r"^\s*Updating (\S.*)"), "downloading"),
     (re.compile(r"^Prepared (\d+ packages?)"), "prepared"),
-    (re.compile(r"^Installed (\d+ packages?)"), "installed"),
 )
 _CHANGE = re.compile(r"^ \+ (?P<name>[A-Za-z0-9._-]+)(?:==(?P<version>\S+)| @ (?P<url>\S.*))")
 
