@@ -10,7 +10,6 @@ something went wrong or was left behind.
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -25,6 +24,7 @@ sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 # Found by the line above:
 import small_image  # noqa: E402
 from daemons import Daemon  # noqa: E402
+from drivers import Driver  # noqa: E402
 from figures import Figures, Series, Target  # noqa: E402
 from podman_world import PodmanWorld  # noqa: E402
 from processes import NodeError, end_marked  # noqa: E402
@@ -36,7 +36,6 @@ from users import User  # noqa: E402
 from ray_envd.agent.podman.host import Hosts, PodmanHost  # noqa: E402
 from ray_envd.cache.owner import Owner  # noqa: E402
 
-DRIVER = HERE / "support" / "start_driver.py"
 IMAGE = f"localhost/{small_image.NAME}:latest"
 SERIES = {
     "plain": Series("new env without a container: a worker's start"),
@@ -69,29 +68,6 @@ tmp_dir = "{folder}/tmp"
 events_logger = "file"
 runtime = "runc"
 """
-
-
-class Driver:
-    """A driver on a node, which starts workers when it is asked to."""
-
-    def __init__(self, node: RayNode) -> None:
-        self._process = node.spawn([DRIVER], stderr=subprocess.DEVNULL)
-
-    def took(self, *envs: dict[str, Any]) -> float:
-        """Seconds until the last of these envs' workers has answered.
-
-        Raises:
-            NodeError: the driver has ended.
-        """
-        stdin, stdout = self._process.stdin, self._process.stdout
-        if stdin is None or stdout is None:
-            raise NodeError("a driver without pipes")
-        stdin.write(json.dumps(envs) + "\n")
-        stdin.flush()
-        for line in stdout:
-            if line.startswith("TOOK "):
-                return float(max(json.loads(line.removeprefix("TOOK "))))
-        raise NodeError(f"the driver ended with {self._process.wait()}")
 
 
 class Bench:

@@ -7,10 +7,7 @@ exit code is 1 if a measurement was not what it claims to be or something was le
 """
 
 import argparse
-import contextlib
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -18,14 +15,13 @@ sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 
 # Found by the line above:
 from agents import Agent  # noqa: E402
-from daemons import Daemon  # noqa: E402
 from figures import Figures, Series, Target  # noqa: E402
-from processes import NodeError, marked, wait_until  # noqa: E402
-from rays import RayNode, install_ray  # noqa: E402
+from processes import NodeError  # noqa: E402
 from script import RAY, circumstances, console, installations, parser, run, temporary  # noqa: E402
+from sides import Sides, pip_env  # noqa: E402
 from uv_alone import UvAlone  # noqa: E402
 
-from ray_envd.agent.client import Client, ClientError, Created  # noqa: E402
+from ray_envd.agent.client import Client, Created  # noqa: E402
 
 SERIES = {
     "new": Series("new env: ray-envd, the daemon's time"),
@@ -78,49 +74,13 @@ TARGETS = {
 
 
 class Bench:
-    """Both nodes, the daemon, and what was measured on them."""
+    """Both sides, uv alone, and what was measured on them."""
 
     def __init__(self, folder: Path, installs: Path, package: str) -> None:
-        self.series = SERIES
-        #: pip's cache may be used: with stock's own options each env would be downloaded anew.
-        self.env = {
-            "pip": {
-                "packages": [package],
-                "pip_check": False,
-                "pip_install_options": ["--disable-pip-version-check"],
-            }
-        }
-        self.folder, self.package = folder, package
-        for name in ("e", "s"):
-            (folder / name).mkdir()
-        self.daemon = Daemon.at(folder / "e")
-        self.ours = RayNode(
-            install_ray(RAY, installs / "e"),
-            folder / "e" / "r",
-            {"RAY_ENVD_SOCKET": str(self.daemon.socket)},
-        )
-        self.stock = RayNode(
-            install_ray(RAY, installs / "s"),
-            folder / "s" / "r",
-            # Nothing unreferenced stays, so that each env is new; pip's cache is this benchmark's own.
-            {"RAY_RUNTIME_ENV_PIP_CACHE_SIZE_GB": "0", "PIP_CACHE_DIR": str(folder / "s" / "pip")},
-        )
-        self.uv = UvAlone(folder / "u", self.ours.python)
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Everything started, and ended."""
-        try:
-            attach = [sys.executable, "-m", "ray_envd", "attach", "--supervised", "--python"]
-            subprocess.run([*attach, self.ours.python], check=True, stdout=subprocess.DEVNULL)
-            self.daemon.start()
-            self.ours.start()
-            self.stock.start()
-            yield
-        finally:
-            self.ours.stop()
-            self.stock.stop()
-            self.daemon.stop()
+        self.series, self.env = SERIES, pip_env(package)
+        self.sides = Sides(folder, installs)
+        self.daemon = self.sides.daemon
+        self.uv = UvAlone(folder / "u", self.sides.ours.python)
 
     def add(self, name: str, seconds: float) -> None:
         """One measurement."""
@@ -131,59 +91,36 @@ class Bench:
     def create(self, *, hit: bool) -> float:
         """The env through the admin API, in a new session; the daemon's seconds."""
         with Client(self.daemon.socket) as client:
-            for event in client.create(self.env, python=str(self.ours.python)):
+            for event in client.create(self.env, python=str(self.sides.ours.python)):
                 if isinstance(event, Created):
                     if event.cache_hit is not hit:
                         raise NodeError(f"wanted {'a hit' if hit else 'a new env'}, got the other")
                     return event.seconds
         raise NodeError("the daemon said nothing")
 
-    def evict(self) -> None:
-        """Removes the environment; its interpreter's metadata and uv's cache stay."""
-        with Client(self.daemon.socket) as client:
-
-            def gone() -> bool:
-                left = [each for each in client.list().objects if each.kind == "python"]
-                for each in left:
-                    # A session that has just ended still holds it for a moment.
-                    with contextlib.suppress(ClientError):
-                        client.remove(each.id)
-                return not left
-
-            wait_until(gone, 10, "the environment's removal", every=0.01)
-
     def restart_daemon(self) -> None:
         """Ends it in order and starts another on the same store."""
         self.daemon.stop()
         self.daemon.start()
 
-    def attached(self) -> Agent:
-        """The agent's port, once the daemon serves it."""
-        wait_until(lambda: self._sessions() == 1, 20, "the link's return")
-        return Agent(self.ours)
-
-    def _sessions(self) -> int:
-        with Client(self.daemon.socket) as client:
-            return sum(session.connected for session in client.list().sessions)
-
     # the parts of the benchmark
 
     def new_envs(self, rounds: int, stock_rounds: int) -> None:
         """New envs: uv alone, the daemon, the raylet's port and stock, in turn."""
-        agent, stock = self.attached(), Agent(self.stock)
+        agent, stock = self.sides.attached(), Agent(self.sides.stock)
         console.print("[dim]fetching the package once on each side[/]")
         self.create(hit=False)
-        self.evict()
+        self.sides.evict()
         self.uv.warm(self.env["pip"])
         self._stock_env(stock)
         for number in range(rounds):
             console.print(f"[dim]new envs: round {number + 1} of {rounds}[/]")
             self._uv_round(number)
             self.add("new", self.create(hit=False))
-            self.evict()
+            self.sides.evict()
             self.add("new_http", agent.create(self.env))
             agent.delete(self.env)
-            self.evict()
+            self.sides.evict()
             if number * stock_rounds // rounds != (number + 1) * stock_rounds // rounds:
                 self.add("new_stock", self._stock_env(stock))
 
@@ -195,41 +132,36 @@ class Bench:
             self.add(f"uv_{name}", seconds)
 
     def _stock_env(self, agent: Agent) -> float:
-        place = self.stock.session / "runtime_resources" / "pip"
-
-        def envs() -> list[Path]:
-            return [path for path in place.glob("*") if path.is_dir()]
-
-        if envs():
+        if self.sides.stock_pips():
             raise NodeError("stock kept its environment: the next would not be new")
         took = agent.create(self.env)
         agent.delete(self.env)
-        wait_until(lambda: not envs(), 30, "the removal of stock's environment")
+        self.sides.stock_evicted()
         return took
 
     def restarts(self, rounds: int, cluster_rounds: int) -> None:
         """Hits after a daemon's end, with the cluster as it was or another one."""
-        agent = self.attached()
+        agent = self.sides.attached()
         agent.create(self.env)
         for number in range(rounds):
             console.print(f"[dim]restarts: round {number + 1} of {rounds}[/]")
             self.restart_daemon()
-            self.add("again_http", self.attached().create(self.env))
+            self.add("again_http", self.sides.attached().create(self.env))
             self.restart_daemon()
             self.add("again", self.create(hit=True))
             self.add("again_warm", self.create(hit=True))
         for number in range(cluster_rounds):
             console.print(f"[dim]restarts of the cluster: round {number + 1} of {cluster_rounds}[/]")
-            self.ours.stop()
+            self.sides.ours.stop()
             self.restart_daemon()
-            self.ours.start()
-            self.add("again_cluster", self.attached().create(self.env))
+            self.sides.ours.start()
+            self.add("again_cluster", self.sides.attached().create(self.env))
             if self.daemon.stats().builds:
                 raise NodeError("the restarted cluster's env was built anew")
 
     def hits(self, rounds: int) -> None:
         """Hits per second on both ports, in turn."""
-        sides = {"": self.attached(), "_stock": Agent(self.stock)}
+        sides = {"": self.sides.attached(), "_stock": Agent(self.sides.stock)}
         for agent in sides.values():
             agent.create(self.env)
         for number in range(rounds):
@@ -249,16 +181,13 @@ def measure(arguments: argparse.Namespace) -> Figures:
         NodeError: something did not come up, was not what it should be, or was left behind.
     """
     with temporary() as short, installations() as installs:
-        console.print(f"[dim]installing Ray {RAY} twice[/]")
         bench = Bench(short, installs, arguments.package)
         told = circumstances(short, package=arguments.package)
         figures = Figures(bench.series, RATIOS, told, TARGETS)
-        with bench.running():
+        with bench.sides.running():
             bench.new_envs(arguments.rounds, arguments.stock_rounds)
             bench.restarts(arguments.restarts, arguments.cluster_restarts)
             bench.hits(arguments.hits)
-    if left := [pid for node in (bench.ours, bench.stock) for pid in marked(node.mark)]:
-        raise NodeError(f"left behind: {left}")
     return figures
 
 

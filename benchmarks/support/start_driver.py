@@ -1,9 +1,12 @@
 """A driver that starts workers and says how long each took; it stays for the next question.
 
-stdin, a line each: a JSON list of runtime envs, one for each actor that is wanted at once. stdout: ``TOOK``
-and JSON, the seconds from the first submission to each actor's first answer. Their workers are gone then.
+stdin, a line each: ``{"actors": [runtime envs]}``, one for each actor that is wanted at once, or
+``{"task": runtime env, "module": name}``. stdout: ``TOOK`` and JSON: of actors the seconds from the first
+submission to each one's first answer, of a task the seconds to its result and whether the module can be
+imported there. Their workers are gone then.
 """
 
+import importlib.util
 import json
 import os
 import sys
@@ -20,6 +23,12 @@ class Worker:
     def pid(self) -> int:
         """Of this process, which the host sees under the same number."""
         return os.getpid()
+
+
+@ray.remote(num_cpus=0, max_calls=1, max_retries=0)
+def look(module: str) -> tuple[int, bool]:
+    """In a process of its own, which ends with it."""
+    return os.getpid(), importlib.util.find_spec(module) is not None
 
 
 def wait_gone(pids: list[int]) -> None:
@@ -44,11 +53,22 @@ def took(envs: list[dict[str, Any]]) -> list[float]:
     return seconds
 
 
+def task_took(env: dict[str, Any], module: str) -> tuple[float, bool]:
+    """Runs a task in an env."""
+    began = time.perf_counter()
+    pid, has = ray.get(look.options(runtime_env=env).remote(module))
+    seconds = time.perf_counter() - began
+    wait_gone([pid])
+    return seconds, has
+
+
 def main() -> None:
     """The command."""
     ray.init(log_to_driver=False)
     for line in sys.stdin:
-        sys.stdout.write(f"\nTOOK {json.dumps(took(json.loads(line)))}\n")
+        asked = json.loads(line)
+        answer = took(asked["actors"]) if "actors" in asked else task_took(asked["task"], asked["module"])
+        sys.stdout.write(f"\nTOOK {json.dumps(answer)}\n")
         sys.stdout.flush()
 
 
