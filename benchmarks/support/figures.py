@@ -189,7 +189,8 @@ class Figures:
         target, found = self.targets.get(name), self.found(name)
         if target is None or found is None:
             return "", ""
-        return str(target), "[green]met[/]" if target.met(found) else "[red]missed[/]"
+        unit = "" if name in self.ratios else f" {self.series[name].unit}"
+        return f"{target}{unit}", "[green]met[/]" if target.met(found) else "[red]missed[/]"
 
     def _show_series(self, console: Console) -> None:
         table = Table()
@@ -209,11 +210,12 @@ class Figures:
 
 def short(number: float) -> str:
     """Three digits or so, whatever the size."""
-    if number >= 100:
+    size = abs(number)
+    if size >= 100:
         return f"{number:,.0f}"
-    if number >= 10:
+    if size >= 10:
         return f"{number:.1f}"
-    return f"{number:.2f}" if number >= 0.1 else f"{number:.2g}"
+    return f"{number:.2f}" if size >= 0.1 else f"{number:.2g}"
 
 
 def machine(folder: Path) -> dict[str, Any]:
