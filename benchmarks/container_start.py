@@ -154,22 +154,21 @@ class Bench:
         settings = user.home / "stock.conf"
         settings.write_text(_FOR_STOCK.format(folder=world.folder, files=4096))
         variables = {name: value for name, value in world.variables.items() if name != "PATH"}
-        shared = {"identity": world.identity}
         ours = RayNode(
             self.python,
             user.home / "e",
             {**variables, "RAY_ENVD_SOCKET": str(self.daemon.socket)},
-            **shared,
+            identity=world.identity,
         )
         stock = RayNode(
             install_ray(RAY, self.installs / "s"),
             user.home / "s",
             {**variables, "CONTAINERS_CONF": str(settings)},
-            **shared,
+            identity=world.identity,
         )
         drivers = {"user": self.driver(ours), "user_stock": self.driver(stock)}
         for driver, field in zip(drivers.values(), ("image", "image_uri"), strict=True):
-            driver.took(*self.envs(**{field: IMAGE}))
+            driver.took(*self.envs(1, **{field: IMAGE}))
         for number in range(rounds):
             console.print(f"[dim]an ordinary user: round {number + 1} of {rounds}[/]")
             self.add("user", drivers["user"].took(*self.envs(image=IMAGE)))

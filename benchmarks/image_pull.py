@@ -13,7 +13,9 @@ import os
 import random
 import shutil
 import sys
+import tarfile
 import time
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -98,7 +100,8 @@ class Node:
     async def drop(self, image: Image) -> None:
         """Removes the image with its object."""
         freed = await self.workshop.thread(self.store.evict, image.entry.key, lambda _key: False)
-        if not freed or await asyncio.to_thread(self.world.images):
+        left: list[str] = await asyncio.to_thread(self.world.images)
+        if not freed or left:
             raise NodeError("the image was not removed")
 
     async def close(self) -> None:
@@ -118,9 +121,13 @@ def make_image(folder: Path, megabytes: int, layers: int) -> OciImage:
         for file in range(_FILES):
             content = random.Random(f"{number} {file}").randbytes(megabytes * MIB // layers // _FILES)
             (source / f"{file}").write_bytes(content)
-        made.append(write_layer(folder, lambda tar, source=source: tar.add(source, source.name)))
+        made.append(write_layer(folder, partial(_add, source)))
         shutil.rmtree(source)
     return OciImage(tuple(made), {"PATH": "/bin"})
+
+
+def _add(source: Path, tar: tarfile.TarFile) -> None:
+    tar.add(source, source.name)
 
 
 async def rounds_of(node: Node, name: str, rounds: int) -> None:
