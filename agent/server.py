@@ -81,14 +81,13 @@ async def _run(settings: Settings, wanted: Wanted) -> int:
 def serve(settings: Settings) -> int:
     """Runs the daemon until it is told to stop; returns its exit code.
 
+    Called with the collection of cycles disabled; it is enabled once the daemon is ready.
+
     Raises:
         OSError: it cannot listen, or the store's folder cannot be used.
         ConfigError: the warm file is wrong, or the TCP token cannot be read.
     """
     wanted = Wanted.at(settings.warm_file)
-    # Nothing of what is read at the start is garbage, and of a large store that is very much: to look at it
-    # again and again takes a tenth of a second and more. Cycles are collected from when the daemon is ready.
-    gc.disable()
     raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(settings, wanted))

@@ -7,8 +7,13 @@ itself; those are taken into the shards. An earlier version that finds shards ma
 It is a copy. The truth about objects is in their markers; only use and links are kept here alone, and losing
 those costs time, not correctness. So a catalog that cannot be read is moved aside and made anew, and a
 write that fails is logged and does not fail what it was about: the next start finds the difference.
+
+Opening it waits for no disk: diskcache commits a dozen times while it makes its tables, and twice when it
+finds them, each of which may take seconds on a busy one. So that much is written with ``synchronous`` off: a
+loss of power shortly after a start may cost the catalog. From the first row that is written it is on.
 """
 
+import contextlib
 import errno
 import logging
 import sqlite3
@@ -28,6 +33,8 @@ _log = logging.getLogger(__name__)
 _UNLIMITED = 2**62
 _SHARDS = 256
 _SHARD = "shard/"  # names of rows begin with a number
+#: Whether sqlite waits for the disk (https://sqlite.org/pragma.html#pragma_synchronous).
+_OFF, _NORMAL = 0, 1
 
 #: What sqlite, zlib and json raise on damage, and diskcache when the file is of another version of it.
 _DAMAGE = (
@@ -88,7 +95,7 @@ class Catalog:
         if self._cache is None or not changes:
             return
         try:
-            self._writer.submit(_change, self._cache, changes).result()
+            self._writer.submit(_commit, self._cache, changes).result()
         except _DAMAGE as error:
             _log.warning("the catalog cannot be written: %r", error)
 
@@ -98,6 +105,11 @@ class Catalog:
         if cache is not None:
             self._writer.submit(cache.close).result()
         self._writer.shutdown()
+
+
+def _commit(cache: diskcache.Cache, changes: Mapping[str, Any]) -> None:
+    cache.reset("sqlite_synchronous", _NORMAL, update=False)  # for this connection only
+    _change(cache, changes)
 
 
 def _change(cache: diskcache.Cache, changes: Mapping[str, Any]) -> None:
@@ -126,6 +138,7 @@ def _rows(cache: diskcache.Cache, shard: str) -> dict[str, Any]:
 
 def _read(folder: Path) -> tuple[diskcache.Cache, dict[str, Any]]:
     folder.mkdir(mode=0o700, exist_ok=True)
+    _make_database(folder / diskcache.core.DBNAME)
     cache = diskcache.Cache(
         str(folder),
         disk=diskcache.JSONDisk,
@@ -135,6 +148,7 @@ def _read(folder: Path) -> tuple[diskcache.Cache, dict[str, Any]]:
         cull_limit=0,
         size_limit=_UNLIMITED,
         statistics=0,
+        sqlite_synchronous=_OFF,
     )
     try:
         with cache.transact():  # one transaction: many times quicker than one for each shard
@@ -142,6 +156,14 @@ def _read(folder: Path) -> tuple[diskcache.Cache, dict[str, Any]]:
     finally:
         cache.close()  # this thread's connection
     return cache, rows
+
+
+def _make_database(path: Path) -> None:
+    """An empty one with the settings that diskcache makes before it says that sqlite need not wait."""
+    if not path.exists():
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            for setting in (f"synchronous = {_OFF}", "auto_vacuum = FULL", "journal_mode = WAL"):
+                database.execute(f"PRAGMA {setting}")
 
 
 def _read_rows(cache: diskcache.Cache) -> dict[str, Any]:

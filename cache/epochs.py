@@ -40,6 +40,7 @@ class Epochs:
         self._path = path
         self._boot = boot_id()
         boot, self._ended, self._settled = _read(path)
+        self._is_new = boot is None
         #: Whether nothing can have been lost since the files were written.
         self._same_boot = boot in {None, self._boot}
         self.current = self._ended + 1
@@ -55,11 +56,12 @@ class Epochs:
         """Whether uv's caches are what uv wrote."""
         return self._same_boot or self._settled
 
-    def begin(self, newest: int) -> None:
+    def begin(self, newest: int, *, nothing: bool = False) -> None:
         """Recovery is done: whatever is there now counts as of this boot; durable.
 
         Args:
             newest: the highest epoch of any marker.
+            nothing: there is no object. A new store's first build writes the file then, not its first start.
 
         Raises:
             OSError: the disk.
@@ -69,7 +71,8 @@ class Epochs:
             # What was not trusted is gone; the rest is on disk, it was read from there.
             self._ended, self._settled = self.current - 1, True
         self._same_boot = True
-        self._write()
+        if not (nothing and self._is_new):
+            self._write()
 
     def unsettle(self) -> None:
         """Something is going to be built; durable.

@@ -72,7 +72,7 @@ def recover(layout: Layout, markers: Markers, catalog: Catalog, epochs: Epochs) 
     catalog.rows = {}
     recovered = recovery.run()
     _write_back(catalog, recovery.rows, recovered.objects)
-    epochs.begin(recovery.newest)
+    epochs.begin(recovery.newest, nothing=not (recovered.objects or recovered.damaged))
     return recovered
 
 
