@@ -1,21 +1,19 @@
 """The client for programs with an event loop: the methods of :class:`Client`, to be awaited."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
-from google.protobuf.message import Message
 
 from ray_envd.agent.client import calls, messages, wire
 from ray_envd.agent.client.calls import Call, RuntimeEnv
 from ray_envd.agent.client.context import Context
 from ray_envd.agent.client.errors import RemoteError, from_rpc
-from ray_envd.agent.client.traces import Happening, happening
-from ray_envd.agent.pb import admin_pb2 as pb
+from ray_envd.agent.client.traces import Happening
 
 T = TypeVar("T")
 
@@ -73,14 +71,14 @@ class AsyncClient:
         hold: bool = False,
     ) -> AsyncGenerator[messages.Event, None]:
         """Prepares an env and tells its steps; the last event is :class:`Created`."""
-        request = calls.create_request(
+        call = calls.create(
             runtime_env,
             python=python,
             setup_timeout_seconds=setup_timeout_seconds,
             environment=environment,
             hold=hold,
         )
-        return self._stream(calls.CREATE, request, pb.CreateRuntimeEnvEvent, wire.event)
+        return self._stream(call)
 
     def prefetch(
         self,
@@ -93,7 +91,7 @@ class AsyncClient:
         pin: bool = False,
     ) -> AsyncGenerator[messages.Prefetching, None]:
         """Prepares envs side by side, and tells the steps of all; failures are told, not raised."""
-        request = calls.prefetch_request(
+        call = calls.prefetch(
             runtime_envs,
             python=python,
             setup_timeout_seconds=setup_timeout_seconds,
@@ -101,7 +99,7 @@ class AsyncClient:
             user=user,
             pin=pin,
         )
-        return self._stream(calls.PREFETCH, request, pb.PrefetchEvent, wire.prefetching)
+        return self._stream(call)
 
     @asynccontextmanager
     async def hold(
@@ -162,12 +160,11 @@ class AsyncClient:
         self, ids: Sequence[str] = (), *, repair: bool = False
     ) -> AsyncGenerator[messages.Verified, None]:
         """Reads every file of objects, all of them if none is named; one event each, in any order."""
-        request = pb.VerifyRequest(ids=ids, repair=repair)
-        return self._stream(calls.VERIFY, request, pb.VerifyEvent, wire.verified)
+        return self._stream(calls.verify(ids, repair=repair))
 
     def trace(self) -> AsyncGenerator[Happening, None]:
         """What is stored, then what happens to objects, until the generator is closed or the daemon ends."""
-        return self._stream(calls.TRACE, pb.TraceRequest(), pb.TraceEvent, happening)
+        return self._stream(calls.trace())
 
     async def drain(self, deadline_seconds: float = 0) -> int:
         """Ends the daemon in order; returns how many builds were cut off."""
@@ -189,19 +186,17 @@ class AsyncClient:
             raise await asyncio.to_thread(from_rpc, error, self._shown) from None
         return call.read(reply)
 
-    async def _stream(
-        self, path: str, request: Message, reply: type[Message], read: Callable[[Any], T]
-    ) -> AsyncGenerator[T, None]:
+    async def _stream(self, call: Call[T]) -> AsyncGenerator[T, None]:
         """What a call streams; closing the generator ends the call."""
         method = self._channel.unary_stream(
-            path,
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=reply.FromString,
+            call.path,
+            request_serializer=type(call.request).SerializeToString,
+            response_deserializer=call.reply.FromString,
         )
-        stream: Any = method(request, metadata=self._metadata)
+        stream: Any = method(call.request, metadata=self._metadata)
         try:
             async for message in stream:
-                yield read(message)
+                yield call.read(message)
         except grpc.RpcError as error:
             raise await asyncio.to_thread(from_rpc, error, self._shown) from None
         finally:

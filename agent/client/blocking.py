@@ -1,20 +1,18 @@
 """The client for ordinary programs."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
-from google.protobuf.message import Message
 
 from ray_envd.agent.client import calls, messages, wire
 from ray_envd.agent.client.calls import Call, RuntimeEnv
 from ray_envd.agent.client.context import Context
 from ray_envd.agent.client.errors import RemoteError, from_rpc
-from ray_envd.agent.client.traces import Happening, happening
-from ray_envd.agent.pb import admin_pb2 as pb
+from ray_envd.agent.client.traces import Happening
 
 T = TypeVar("T")
 
@@ -109,14 +107,14 @@ class Client:
         Raises:
             EnvFailedError: it could not be prepared.
         """
-        request = calls.create_request(
+        call = calls.create(
             runtime_env,
             python=python,
             setup_timeout_seconds=setup_timeout_seconds,
             environment=environment,
             hold=hold,
         )
-        return self._stream(calls.CREATE, request, pb.CreateRuntimeEnvEvent, wire.event)
+        return self._stream(call)
 
     def prefetch(
         self,
@@ -140,7 +138,7 @@ class Client:
             user: whose raylets will ask (name, uid or uid:gid); empty: the daemon's own user.
             pin: keep the objects until :meth:`unpin`.
         """
-        request = calls.prefetch_request(
+        call = calls.prefetch(
             runtime_envs,
             python=python,
             setup_timeout_seconds=setup_timeout_seconds,
@@ -148,7 +146,7 @@ class Client:
             user=user,
             pin=pin,
         )
-        return self._stream(calls.PREFETCH, request, pb.PrefetchEvent, wire.prefetching)
+        return self._stream(call)
 
     @contextmanager
     def hold(
@@ -220,12 +218,11 @@ class Client:
         Raises:
             RemoteError: ``not_found``, ``invalid_argument`` (ambiguous).
         """
-        request = pb.VerifyRequest(ids=ids, repair=repair)
-        return self._stream(calls.VERIFY, request, pb.VerifyEvent, wire.verified)
+        return self._stream(calls.verify(ids, repair=repair))
 
     def trace(self) -> Generator[Happening, None, None]:
         """What is stored, then what happens to objects, until the generator is closed or the daemon ends."""
-        return self._stream(calls.TRACE, pb.TraceRequest(), pb.TraceEvent, happening)
+        return self._stream(calls.trace())
 
     def drain(self, deadline_seconds: float = 0) -> int:
         """Ends the daemon in order; returns how many builds were cut off. 0: the daemon's own deadline."""
@@ -247,19 +244,17 @@ class Client:
             raise from_rpc(error, self._shown) from None
         return call.read(reply)
 
-    def _stream(
-        self, path: str, request: Message, reply: type[Message], read: Callable[[Any], T]
-    ) -> Generator[T, None, None]:
+    def _stream(self, call: Call[T]) -> Generator[T, None, None]:
         """What a call streams; closing the generator ends the call."""
         method = self._channel.unary_stream(
-            path,
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=reply.FromString,
+            call.path,
+            request_serializer=type(call.request).SerializeToString,
+            response_deserializer=call.reply.FromString,
         )
-        stream: Any = method(request, metadata=self._metadata)
+        stream: Any = method(call.request, metadata=self._metadata)
         try:
             for message in stream:
-                yield read(message)
+                yield call.read(message)
         except grpc.RpcError as error:
             raise from_rpc(error, self._shown) from None
         finally:

@@ -1,7 +1,7 @@
-"""Every unary call once: its path, its request and how its reply is read. Both clients send these."""
+"""Every call once: its path, its request and how what comes back is read. Both clients send these."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2
 from ray_envd.agent.client import messages, wire
 from ray_envd.agent.client.context import Context
 from ray_envd.agent.client.errors import EnvFailedError, RemoteError
+from ray_envd.agent.client.traces import Happening, happening
 from ray_envd.agent.pb import admin_pb2 as pb
 from ray_envd.agent.pb import runtime_env_pb2 as ray_pb
 
@@ -20,10 +21,6 @@ RuntimeEnv = Mapping[str, Any] | str
 
 _ADMIN = "/ray_envd.v1.AdminService/"
 _RAY = "/ray.rpc.RuntimeEnvService/"
-CREATE = f"{_ADMIN}CreateRuntimeEnv"
-PREFETCH = f"{_ADMIN}Prefetch"
-VERIFY = f"{_ADMIN}Verify"
-TRACE = f"{_ADMIN}Trace"
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -41,14 +38,14 @@ SHORT = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One unary call.
+    """One call, answered once or by a stream.
 
     Attributes:
         path: gRPC's name of the method.
         request: the message.
-        reply: type of the reply.
-        read: makes the result of the reply.
-        timeout: seconds; None waits as long as it takes.
+        reply: type of the reply, or of each message of the stream.
+        read: makes the result of that.
+        timeout: seconds; None waits as long as it takes, as streams do.
     """
 
     path: str
@@ -83,25 +80,26 @@ def serialized(runtime_env: RuntimeEnv) -> str:
     return runtime_env if isinstance(runtime_env, str) else json.dumps(runtime_env, sort_keys=True)
 
 
-def create_request(
+def create(
     runtime_env: RuntimeEnv,
     *,
     python: str | None,
     setup_timeout_seconds: int,
     environment: Mapping[str, str] | None,
     hold: bool,
-) -> pb.CreateRuntimeEnvRequest:
-    """The request of ``CreateRuntimeEnv``."""
-    return pb.CreateRuntimeEnvRequest(
+) -> Call[messages.Event]:
+    """An env's preparation, step by step."""
+    request = pb.CreateRuntimeEnvRequest(
         serialized_runtime_env=serialized(runtime_env),
         python=python or "",
         setup_timeout_seconds=setup_timeout_seconds,
         hold=hold,
         environment=dict(environment or {}),
     )
+    return Call(f"{_ADMIN}CreateRuntimeEnv", request, pb.CreateRuntimeEnvEvent, wire.event, None)
 
 
-def prefetch_request(
+def prefetch(
     runtime_envs: Iterable[RuntimeEnv],
     *,
     python: str | None,
@@ -109,9 +107,9 @@ def prefetch_request(
     environment: Mapping[str, str] | None,
     user: str,
     pin: bool,
-) -> pb.PrefetchRequest:
-    """The request of ``Prefetch``."""
-    return pb.PrefetchRequest(
+) -> Call[messages.Prefetching]:
+    """Several envs' preparation, step by step."""
+    request = pb.PrefetchRequest(
         serialized_runtime_envs=map(serialized, runtime_envs),
         python=python or "",
         setup_timeout_seconds=setup_timeout_seconds,
@@ -119,6 +117,7 @@ def prefetch_request(
         user=user,
         pin=pin,
     )
+    return Call(f"{_ADMIN}Prefetch", request, pb.PrefetchEvent, wire.prefetching, None)
 
 
 def get_or_create(
@@ -192,6 +191,17 @@ def pin(object_id: str, *, pinned: bool) -> Call[messages.Object]:
     """Pin or unpin."""
     path = f"{_ADMIN}{'Pin' if pinned else 'Unpin'}"
     return Call(path, pb.PinRequest(id=object_id), pb.PinReply, lambda reply: wire.stored(reply.object))
+
+
+def verify(ids: Sequence[str], *, repair: bool) -> Call[messages.Verified]:
+    """Objects, one after the other."""
+    request = pb.VerifyRequest(ids=ids, repair=repair)
+    return Call(f"{_ADMIN}Verify", request, pb.VerifyEvent, wire.verified, None)
+
+
+def trace() -> Call[Happening]:
+    """What is stored, then what happens."""
+    return Call(f"{_ADMIN}Trace", pb.TraceRequest(), pb.TraceEvent, happening, None)
 
 
 def drain(deadline_seconds: float) -> Call[int]:

@@ -59,7 +59,7 @@ class _Channel:
 
 
 class _Lines:
-    """Cuts output into lines, and sends them."""
+    """Cuts output into lines as ``agent/process.py`` does (not importable here), and sends them."""
 
     def __init__(self, channel: _Channel) -> None:
         self._channel, self._rest = channel, b""

@@ -9,16 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 HERE = Path(__file__).resolve().parent
 # Servers, packages and helpers of the neighbours' tests: tests/ has no packages.
 sys.path[:0] = [str(HERE.parent / name) for name in (".", "cache", "agent/fetch", "agent/python")]
 
 from daemons import Daemon  # noqa: E402 - found by the lines above
-from fetch_servers import S3  # noqa: E402
+from fetch_servers import S3, serve_s3  # noqa: E402
 from helpers import make_wheel  # noqa: E402
 from package_world import UV  # noqa: E402
 from raylet import MakeRaylet, Raylet  # noqa: E402
@@ -99,17 +97,4 @@ def web() -> Iterator[FileServer]:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3]:
     """An S3 server with the bucket ``bucket``."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    client = boto3.client(
-        "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
-    )
-    client.create_bucket(Bucket="bucket")
-
-    def put(key: str, body: bytes) -> None:
-        client.put_object(Bucket="bucket", Key=key, Body=body)
-
-    yield S3(url, put)
-    server.stop()
+    yield from serve_s3()

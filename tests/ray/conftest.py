@@ -12,6 +12,7 @@ import pytest
 from asking import STOCK, VERSIONS
 from daemons import Daemon
 from helpers import make_wheel
+from podman_world import PodmanWorld
 from rays import ROOT, RayNode, install_ray
 
 HERE = Path(__file__).parent
@@ -74,6 +75,16 @@ def shared_daemon(workspace: Path) -> Iterator[Daemon | None]:
         return
     folder = workspace / "daemon"
     folder.mkdir()
+    daemon = Daemon.at(folder).start()
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture(scope="module")
+def container_daemon(podman_folder: Path, podman_world: PodmanWorld) -> Iterator[Daemon]:
+    """A daemon of the module's own, where every user reaches it; its podman ends before the world does."""
+    folder = Path(tempfile.mkdtemp(prefix="d", dir=podman_folder))
+    folder.chmod(0o755)
     daemon = Daemon.at(folder).start()
     yield daemon
     daemon.stop()

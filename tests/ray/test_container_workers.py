@@ -36,16 +36,6 @@ answer |= {"argv": open("/proc/self/cmdline").read().strip("\\0")}
 
 
 @pytest.fixture(scope="module")
-def container_daemon(podman_folder: Path, podman_world: PodmanWorld) -> Iterator[Daemon]:
-    """Where every user reaches it; its podman ends before the world does."""
-    folder = podman_folder / "workers"
-    folder.mkdir()
-    daemon = Daemon.at(folder).start()
-    yield daemon
-    daemon.stop()
-
-
-@pytest.fixture(scope="module")
 def container_node(
     pythons: Callable[[str], Path], workspace: Path, podman_world: PodmanWorld, container_daemon: Daemon
 ) -> Iterator[RayNode]:

@@ -109,22 +109,12 @@ class Client(threading.Thread):
 
 
 @pytest.fixture(scope="module")
-def daemon_of_town(podman_folder: Path, podman_world: PodmanWorld) -> Iterator[Daemon]:
-    """Ends before the world does."""
-    folder = podman_folder / "town"
-    folder.mkdir()
-    daemon = Daemon.at(folder).start()
-    yield daemon
-    daemon.stop()
-
-
-@pytest.fixture(scope="module")
 def empty_town(
-    pythons: Callable[[str], Path], workspace: Path, podman_world: PodmanWorld, daemon_of_town: Daemon
+    pythons: Callable[[str], Path], workspace: Path, podman_world: PodmanWorld, container_daemon: Daemon
 ) -> Iterator[Town]:
     """A cluster."""
     folder = Path(tempfile.mkdtemp(prefix="c", dir=workspace))
-    environment = {**podman_world.variables, "RAY_ENVD_SOCKET": str(daemon_of_town.socket)}
+    environment = {**podman_world.variables, "RAY_ENVD_SOCKET": str(container_daemon.socket)}
     node = RayNode(pythons("2.60.0"), folder, environment).start(120.0)
     yield Town(node, folder, free_ports(1)[0])
     node.stop()
@@ -151,12 +141,12 @@ def town(empty_town: Town, make_image: MakeImage, wheels: Path) -> Town:
 
 
 @pytest.fixture(autouse=True)
-def _last_words(daemon_of_town: Daemon, request: pytest.FixtureRequest) -> Iterator[None]:
+def _last_words(container_daemon: Daemon, request: pytest.FixtureRequest) -> Iterator[None]:
     """If a test fails, the daemon's last words are shown."""
     failures = request.session.testsfailed
     yield
     if request.session.testsfailed > failures:
-        sys.stderr.write(f"\n--- daemon\n{daemon_of_town.tail(40)}\n")
+        sys.stderr.write(f"\n--- daemon\n{container_daemon.tail(40)}\n")
 
 
 def make_archive(path: Path, files: dict[str, str]) -> None:

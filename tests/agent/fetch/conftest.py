@@ -3,10 +3,18 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from fetch_servers import S3, Authority, KeyValueStore, MakeContext, Request, Serve, ServeGcs, WebServer
-from moto.server import ThreadedMotoServer
+from fetch_servers import (
+    S3,
+    Authority,
+    KeyValueStore,
+    MakeContext,
+    Request,
+    Serve,
+    ServeGcs,
+    WebServer,
+    serve_s3,
+)
 
 from ray_envd.agent.fetch import FetchContext, GcsEndpoint
 from ray_envd.agent.redaction import Redactor
@@ -65,20 +73,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3]:
     """A server of moto's."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    client = boto3.client(
-        "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
-    )
-    client.create_bucket(Bucket="bucket")
-
-    def put(key: str, body: bytes) -> None:
-        client.put_object(Bucket="bucket", Key=key, Body=body)
-
-    yield S3(url, put)
-    server.stop()
+    yield from serve_s3()
 
 
 @pytest.fixture

@@ -4,17 +4,19 @@ import datetime as dt
 import ipaddress
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import boto3
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from moto.server import ThreadedMotoServer
 
 from ray_envd.agent.fetch import FetchContext
 from ray_envd.agent.pb.gcs_kv_pb2 import GcsStatus, InternalKVGetReply, InternalKVGetRequest
@@ -155,6 +157,24 @@ class S3:
 
     url: str
     put: Callable[[str, bytes], None]
+
+
+def serve_s3() -> Iterator[S3]:
+    """A server of moto's, for as long as it is iterated over."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
+    )
+    client.create_bucket(Bucket="bucket")
+
+    def put(key: str, body: bytes) -> None:
+        client.put_object(Bucket="bucket", Key=key, Body=body)
+
+    yield S3(url, put)
+    server.stop()
 
 
 @dataclass
