@@ -29,7 +29,7 @@ class Integrity:
         self.steps = Steps()
         self.sealer = Sealer(workshop, self._damage, self.steps, is_building)
         self._patrol = Patrol(workshop, references, self._damage, self.steps)
-        self.verification = Verification(workshop, references, self._damage, self.sealer)
+        self.verification = Verification(workshop, references, self._damage, self.sealer, self.steps)
         workshop.guard.on_damage = self._found_wanting
 
     async def run(self) -> None:

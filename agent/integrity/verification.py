@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ray_envd.agent.errors import EnvError
 from ray_envd.agent.integrity.damage import Damage
 from ray_envd.agent.integrity.sealing import Sealer
+from ray_envd.agent.integrity.steps import Steps
 from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.errors import InUseError, NotFoundError, StoreError
 from ray_envd.cache.references import References
@@ -41,9 +42,11 @@ class Verdict:
 class Verification:
     """Verifies objects. One at a time makes sense, several do no harm."""
 
-    def __init__(self, workshop: Workshop, references: References, damage: Damage, sealer: Sealer) -> None:
+    def __init__(
+        self, workshop: Workshop, references: References, damage: Damage, sealer: Sealer, steps: Steps
+    ) -> None:
         self._workshop, self._references = workshop, references
-        self._damage, self._sealer = damage, sealer
+        self._damage, self._sealer, self._steps = damage, sealer, steps
 
     async def run(self, entries: Sequence[Entry], *, repair: bool) -> AsyncGenerator[Verdict, None]:
         """Verifies these objects in any order; what is damaged is out of service from then on.
@@ -122,9 +125,10 @@ class Verification:
         entry = verdict.entry
         store, is_referenced = self._workshop.store, self._references.is_referenced
         try:
-            freed = await self._workshop.thread(
-                store.evict_damaged, entry.key, entry.generation, is_referenced
-            )
+            async with self._steps.paused():  # the patrol may have begun to look at it before it was damaged
+                freed = await self._workshop.thread(
+                    store.evict_damaged, entry.key, entry.generation, is_referenced
+                )
             self._workshop.metrics.store.evicted(entry.key.kind, "damaged", freed)
         except NotFoundError:
             freed = 0
