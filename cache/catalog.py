@@ -8,14 +8,13 @@ It is a copy. The truth about objects is in their markers; only use and links ar
 those costs time, not correctness. So a catalog that cannot be read is moved aside and made anew, and a
 write that fails is logged and does not fail what it was about: the next start finds the difference.
 
-Opening it waits for no disk: diskcache commits a dozen times while it makes its tables, and twice when it
-finds them, each of which may take seconds on a busy one. So that much is written with ``synchronous`` off: a
-loss of power shortly after a start may cost the catalog. From the first row that is written it is on.
+Where there is none yet, nobody waits until it is made: for that diskcache waits for the disk a dozen times,
+each time for seconds if others keep it busy.
 """
 
-import contextlib
 import errno
 import logging
+import os
 import sqlite3
 import zlib
 from collections import defaultdict
@@ -33,8 +32,6 @@ _log = logging.getLogger(__name__)
 _UNLIMITED = 2**62
 _SHARDS = 256
 _SHARD = "shard/"  # names of rows begin with a number
-#: Whether sqlite waits for the disk (https://sqlite.org/pragma.html#pragma_synchronous).
-_OFF, _NORMAL = 0, 1
 
 #: What sqlite, zlib and json raise on damage, and diskcache when the file is of another version of it.
 _DAMAGE = (
@@ -57,7 +54,8 @@ class Catalog:
     """
 
     def __init__(self, cache: diskcache.Cache | None, rows: dict[str, Any]) -> None:
-        self._cache = cache
+        self._cache = cache  # touched by the writer's thread only
+        self._is_open = True
         self.rows = rows
         # sqlite writes one after the other anyway, and diskcache opens a connection (three descriptors) in
         # each thread that comes along: one thread does it for all.
@@ -67,8 +65,13 @@ class Catalog:
     def open(cls, folder: Path, aside: Path) -> "Catalog":
         """Opens the catalog, or a new one; a damaged one goes to ``aside`` in place of an earlier one.
 
-        On a full disk there is none this time: the daemon must start all the same, to make room.
+        A new one is made while the caller goes on; writes wait for it. On a full disk there is none this
+        time: the daemon must start all the same, to make room.
         """
+        if not os.path.lexists(folder):
+            made = cls(None, {})
+            made._writer.submit(made._make, folder)
+            return made
         try:
             return cls(*_read(folder))
         except _DAMAGE as error:
@@ -80,8 +83,14 @@ class Catalog:
         try:
             return cls(*_read(folder))
         except _DAMAGE as error:
-            _log.warning("working without a catalog until the next start: %r", error)
+            _without(error)
         return cls(None, {})
+
+    def _make(self, folder: Path) -> None:
+        try:
+            self._cache, _ = _read(folder)
+        except _DAMAGE as error:
+            _without(error)
 
     def put_many(self, rows: Iterable[tuple[str, Any]]) -> None:
         """Writes rows through, all or none."""
@@ -92,24 +101,28 @@ class Catalog:
         self._write(dict.fromkeys(names))
 
     def _write(self, changes: Mapping[str, Any]) -> None:
-        if self._cache is None or not changes:
+        if not changes or not self._is_open:
             return
         try:
-            self._writer.submit(_commit, self._cache, changes).result()
+            self._writer.submit(self._commit, changes).result()
         except _DAMAGE as error:
             _log.warning("the catalog cannot be written: %r", error)
 
+    def _commit(self, changes: Mapping[str, Any]) -> None:
+        if self._cache is not None:
+            _change(self._cache, changes)
+
     def close(self) -> None:
         """Closes the database; again is harmless. Nothing is written from then on."""
+        if self._is_open:
+            self._is_open = False
+            self._writer.submit(self._close).result()
+            self._writer.shutdown()
+
+    def _close(self) -> None:
         cache, self._cache = self._cache, None
         if cache is not None:
-            self._writer.submit(cache.close).result()
-        self._writer.shutdown()
-
-
-def _commit(cache: diskcache.Cache, changes: Mapping[str, Any]) -> None:
-    cache.reset("sqlite_synchronous", _NORMAL, update=False)  # for this connection only
-    _change(cache, changes)
+            cache.close()
 
 
 def _change(cache: diskcache.Cache, changes: Mapping[str, Any]) -> None:
@@ -138,7 +151,6 @@ def _rows(cache: diskcache.Cache, shard: str) -> dict[str, Any]:
 
 def _read(folder: Path) -> tuple[diskcache.Cache, dict[str, Any]]:
     folder.mkdir(mode=0o700, exist_ok=True)
-    _make_database(folder / diskcache.core.DBNAME)
     cache = diskcache.Cache(
         str(folder),
         disk=diskcache.JSONDisk,
@@ -148,7 +160,6 @@ def _read(folder: Path) -> tuple[diskcache.Cache, dict[str, Any]]:
         cull_limit=0,
         size_limit=_UNLIMITED,
         statistics=0,
-        sqlite_synchronous=_OFF,
     )
     try:
         with cache.transact():  # one transaction: many times quicker than one for each shard
@@ -156,14 +167,6 @@ def _read(folder: Path) -> tuple[diskcache.Cache, dict[str, Any]]:
     finally:
         cache.close()  # this thread's connection
     return cache, rows
-
-
-def _make_database(path: Path) -> None:
-    """An empty one with the settings that diskcache makes before it says that sqlite need not wait."""
-    if not path.exists():
-        with contextlib.closing(sqlite3.connect(path)) as database:
-            for setting in (f"synchronous = {_OFF}", "auto_vacuum = FULL", "journal_mode = WAL"):
-                database.execute(f"PRAGMA {setting}")
 
 
 def _read_rows(cache: diskcache.Cache) -> dict[str, Any]:
@@ -179,6 +182,10 @@ def _read_rows(cache: diskcache.Cache) -> dict[str, Any]:
         for name in single:
             cache.delete(name)
     return rows | single
+
+
+def _without(error: Exception) -> None:
+    _log.warning("working without a catalog until the next start: %r", error)
 
 
 def _is_full(error: Exception) -> bool:
