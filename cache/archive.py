@@ -25,10 +25,9 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 from ray_envd.cache.archive_members import (
-    CHUNK,
     LONGEST_LINK,
     ArchiveLimits,
     Kind,
@@ -38,11 +37,11 @@ from ray_envd.cache.archive_members import (
     refuse,
 )
 from ray_envd.cache.errors import StoreError, UnsafeArchiveError
+from ray_envd.cache.unpack_files import Files
 
 __all__ = ["ArchiveLimits", "UnpackCancelledError", "Unpacked", "unpack"]
 
 _PROGRESS_SECONDS = 0.2
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 #: What a damaged archive makes the standard library raise; an OSError is sorted out by its errno.
 _DAMAGE = (
@@ -138,13 +137,17 @@ class _Tree:
         self._next_progress = 0.0
         self._kinds: dict[str, Kind] = {"": Kind.FOLDER}
         self._links: list[Member] = []
+        self._position: Callable[[], int] = lambda: 0
 
     def fill(self, *, strip_top_level: bool) -> Path:
         """Unpacks everything; returns the folder that is to become the target."""
         try:
             source = reader(self._raw, self._limits, self._tick, strip=strip_top_level)
-            for member in source.members():
-                self._add(member)
+            self._position = source.position
+            with Files(self._tick, any_order=source.any_order) as files:
+                for member in source.members():
+                    self._add(member, files)
+                files.finish()
             self._make_links(source.top_level if strip_top_level else None)
         except _DAMAGE as error:
             raise UnsafeArchiveError(f"the archive is damaged: {error or type(error).__name__}") from error
@@ -164,10 +167,10 @@ class _Tree:
         now = time.monotonic()
         if now >= self._next_progress:
             self._next_progress = now + _PROGRESS_SECONDS
-            self._done = max(self._done, self._raw.tell())
+            self._done = max(self._done, min(self._position(), self._archive_bytes))
             self._progress(self._done, self._archive_bytes)
 
-    def _add(self, member: Member) -> None:
+    def _add(self, member: Member, files: Files) -> None:
         self._tick()
         self._members += 1
         self._declared += member.size
@@ -183,7 +186,8 @@ class _Tree:
         self._kinds[member.path] = member.kind
         self.files += 1
         if member.kind is Kind.FILE:
-            self._file(member)
+            files.add(member, self._at(member.path))
+            self.bytes += member.size
         else:
             self._links.append(member)
 
@@ -202,29 +206,6 @@ class _Tree:
             os.mkdir(self._at(new))  # noqa: PTH102 - see __init__
             os.chmod(self._at(new), 0o755)  # noqa: PTH101, S103 - as stock, whatever the umask
             self._kinds[new] = Kind.FOLDER
-
-    def _file(self, member: Member) -> None:
-        descriptor = os.open(self._at(member.path), _NEW_FILE, 0o600)
-        with open(descriptor, "wb", buffering=0) as out:
-            self._copy(member, out)
-            os.fchmod(descriptor, ((member.mode & 0o777) | 0o600) if member.mode else 0o644)
-
-    def _copy(self, member: Member, out: IO[bytes]) -> None:
-        left = member.size
-        source = member.open()
-        if source is None:
-            refuse(member.name, "has no content")
-        with source:
-            while chunk := source.read(CHUNK):
-                left -= len(chunk)
-                if left < 0:
-                    refuse(member.name, f"is larger than the {member.size} bytes it declares")
-                _write_all(out, chunk)
-                self.bytes += len(chunk)
-                if left:
-                    self._tick()
-        if left:
-            refuse(member.name, f"is {left} bytes shorter than it declares")
 
     def _make_links(self, top: str | None) -> None:
         prefix = ""
@@ -271,9 +252,3 @@ def _climbs_out(folder: list[str], parts: list[str]) -> bool:
         if depth < 0:
             return True
     return False
-
-
-def _write_all(out: IO[bytes], data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[out.write(view) :]

@@ -15,11 +15,13 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import IO, BinaryIO, NoReturn, Protocol
+from functools import partial
+from typing import BinaryIO, NoReturn, Protocol
 
 from ray_envd.cache.errors import UnsafeArchiveError
+from ray_envd.cache.zip_content import pieces
 
-CHUNK = 1 << 17
+CHUNK = 1 << 18
 #: PATH_MAX: a symbolic link cannot be longer.
 LONGEST_LINK = 4096
 
@@ -78,7 +80,8 @@ class Member:
         mode: permission bits; 0 where the archive has none.
         size: the bytes that a file declares.
         link: what a link names.
-        open: a file's content; good until the next member is asked for.
+        pieces: a file's content, :data:`CHUNK` bytes at most at once; good until the next member is asked
+            for, unless the reader is ``any_order``.
     """
 
     name: str
@@ -87,11 +90,17 @@ class Member:
     mode: int = 0
     size: int = 0
     link: str = ""
-    open: Callable[[], IO[bytes] | None] = lambda: None
+    pieces: Callable[[], Iterator[bytes]] = lambda: iter(())
 
 
 class Reader(Protocol):
-    """The members of one format."""
+    """The members of one format.
+
+    Attributes:
+        any_order: files may be read in any order, and several at a time by as many threads.
+    """
+
+    any_order: bool
 
     @property
     def top_level(self) -> str | None:
@@ -99,6 +108,9 @@ class Reader(Protocol):
 
     def members(self) -> Iterator[Member]:
         """Every member, in order, once."""
+
+    def position(self) -> int:
+        """Bytes of the archive that the members so far have taken up, about."""
 
 
 def refuse(name: str, rule: str) -> NoReturn:
@@ -138,7 +150,7 @@ def reader(raw: BinaryIO, limits: ArchiveLimits, tick: Callable[[], None], *, st
     size = os.fstat(raw.fileno()).st_size
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _Zip(raw, limits, size, drop_mac_folder=strip)
-    return _Tar(_Forward(_decompressed(raw, head), limits, size, tick))
+    return _Tar(_Forward(_decompressed(raw, head), limits, size, tick), raw)
 
 
 def _decompressed(raw: BinaryIO, head: bytes) -> "_Readable":
@@ -178,7 +190,10 @@ class _Directory:
 class _Zip:
     """A zip. The list of members stands at its end, so totals are known before anything is written."""
 
+    any_order = True
+
     def __init__(self, raw: BinaryIO, limits: ArchiveLimits, size: int, *, drop_mac_folder: bool) -> None:
+        self._raw = raw
         directory = _Directory(raw, limits)
         self._zip = zipfile.ZipFile(directory)
         directory.opening = False
@@ -186,6 +201,10 @@ class _Zip:
         limits.check(len(self._infos), sum(info.file_size for info in self._infos), size)
         self.top_level = self._top_level()
         self._drop_mac_folder = drop_mac_folder and self.top_level is not None
+        self._position = 0
+
+    def position(self) -> int:
+        return self._position
 
     def members(self) -> Iterator[Member]:
         for info in self._infos:
@@ -195,6 +214,7 @@ class _Zip:
                 continue
             if info.flag_bits & 0x1:
                 refuse(info.filename, "is encrypted")
+            self._position += info.compress_size
             yield self._member(info, path)
 
     def _member(self, info: zipfile.ZipInfo, path: str) -> Member:
@@ -208,10 +228,8 @@ class _Zip:
             return Member(name, path, Kind.SYMLINK, link=os.fsdecode(self._zip.read(info)))
         if form not in {0, stat.S_IFREG}:
             refuse(name, "is a device, pipe or socket")
-        # Python cuts a member at its declared size without a word: asking for one byte more shows
-        # whether there is more.
-        info.file_size += 1
-        return Member(name, path, Kind.FILE, stat.S_IMODE(mode), size, open=lambda: self._zip.open(info))
+        content = partial(pieces, self._zip, self._raw.fileno(), info, CHUNK)
+        return Member(name, path, Kind.FILE, stat.S_IMODE(mode), size, pieces=content)
 
     def _top_level(self) -> str | None:
         """The one folder that holds everything but ``__MACOSX``; the rule is stock's."""
@@ -231,8 +249,11 @@ class _Zip:
 class _Tar:
     """A tar, read once from front to back."""
 
-    def __init__(self, stream: "_Forward") -> None:
+    any_order = False
+
+    def __init__(self, stream: "_Forward", raw: BinaryIO) -> None:
         self._stream = stream
+        self.position = raw.tell
         self._tops: set[str] = set()
         self._file_at_top = False
 
@@ -265,7 +286,17 @@ class _Tar:
             return Member(info.name, path, kind, link=info.linkname)
         if not info.isfile():
             refuse(info.name, "is a device, pipe or socket")
-        return Member(info.name, path, Kind.FILE, mode, info.size, open=lambda: archive.extractfile(info))
+        content = partial(_tar_pieces, archive, info)
+        return Member(info.name, path, Kind.FILE, mode, info.size, pieces=content)
+
+
+def _tar_pieces(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[bytes]:
+    source = archive.extractfile(info)
+    if source is None:
+        refuse(info.name, "has no content")
+    with source:
+        while chunk := source.read(CHUNK):
+            yield chunk
 
 
 class _Forward:

@@ -1,0 +1,304 @@
+"""How long a working_dir takes from where it was uploaded to until a worker may start in it.
+
+``make bench ONLY=working_dir`` runs it; by hand: ``.venv/bin/python benchmarks/working_dir.py --rounds 5``. What
+is measured from where to where stands in README.md. A folder of many small files and one of a single large
+file, each from the cluster's own store (``gcs://``) and from S3, on one node of ray-envd and one of stock
+Ray, which are made for it and gone at the end with all their files. The exit code is 1 if a measurement was
+not what it claims to be or something was left behind.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
+
+# Found by the line above:
+from agents import Agent  # noqa: E402
+from daemons import Daemon  # noqa: E402
+from figures import Figures, Series, Target  # noqa: E402
+from processes import NodeError, marked, wait_until  # noqa: E402
+from rays import ROOT, RayNode, install_ray  # noqa: E402
+from script import RAY, circumstances, console, installations, parser, run, temporary  # noqa: E402
+
+from ray_envd.agent.client import Client, Created  # noqa: E402
+
+CASES = {
+    "small_gcs": "many small files from the GCS",
+    "small_s3": "many small files from S3",
+    "large_gcs": "one large file from the GCS",
+    "large_s3": "one large file from S3",
+}
+SIDES = {
+    "new": "ray-envd, as the raylet sees it",
+    "stock": "stock Ray, as the raylet sees it",
+    "again": "ray-envd, for another session (the archive is there)",
+    "get": "its transfer alone",
+    "unzip": "unzip of the archive alone",
+    "cp": "cp of the unpacked folder alone",
+}
+RATIOS = {
+    f"{case}{name}": (f"{what}: {to}", f"{case}_{above}", f"{case}_{below}")
+    for case, what in CASES.items()
+    for name, to, above, below in (
+        ("", "ray-envd to stock", "new", "stock"),
+        ("_again", "ray-envd, another session, to unzip alone", "again", "unzip"),
+    )
+}
+TARGETS = {case: Target(most=0.5, of="stock") for case in CASES}
+#: What reads s3:// in stock Ray, as its own error message asks for.
+_STOCKS_S3 = "smart_open[s3]"
+_S3 = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A folder, its archive, and what both sides are asked for."""
+
+    name: str
+    folder: Path
+    archive: Path
+    files: int
+    uris: dict[str, str]
+
+    def env(self, side: str) -> dict[str, str]:
+        """The runtime env for a side."""
+        return {"working_dir": self.uris[side]}
+
+
+class Bench:
+    """Both nodes, the daemon, the object store, and what was measured on them."""
+
+    def __init__(self, folder: Path, installs: Path) -> None:
+        self.folder = folder
+        self.series = {
+            f"{case}_{side}": Series(f"{CASES[case]}: {SIDES[side]}") for case in CASES for side in SIDES
+        }
+        for name in ("e", "s", "bucket"):
+            (folder / name).mkdir()
+        self.daemon = Daemon.at(folder / "e")
+        # Nothing that nobody uses stays, so that each folder is new.
+        environment = {**_S3, "RAY_RUNTIME_ENV_WORKING_DIR_CACHE_SIZE_GB": "0"}
+        self.ours = RayNode(
+            install_ray(RAY, installs / "e"),
+            folder / "e" / "r",
+            {**environment, "RAY_ENVD_SOCKET": str(self.daemon.socket)},
+        )
+        self.stock = RayNode(install_ray(RAY, installs / "s"), folder / "s" / "r", environment)
+        install = [ROOT / ".venv" / "bin" / "uv", "pip", "install", "-q", "--python"]
+        subprocess.run([*install, self.stock.python, _STOCKS_S3], check=True)
+        self.s3 = ""
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Everything started, and ended."""
+        command = [sys.executable, "-I", HERE / "support" / "object_server.py", self.folder]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdin is not None and server.stdout is not None  # noqa: PT018 - pipes
+            self.s3 = server.stdout.readline().strip()
+            for node in (self.ours, self.stock):
+                node.environment["AWS_ENDPOINT_URL"] = self.s3
+            attach = [sys.executable, "-m", "ray_envd", "attach", "--supervised", "--python"]
+            try:
+                subprocess.run([*attach, self.ours.python], check=True, stdout=subprocess.DEVNULL)
+                self.daemon.start()
+                self.ours.start()
+                self.stock.start()
+                yield
+            finally:
+                server.stdin.close()
+                self.ours.stop()
+                self.stock.stop()
+                self.daemon.stop()
+
+    # what is measured
+
+    def measure(self, folders: dict[str, Path], rounds: int) -> None:
+        """All cases, in turn."""
+        with Driver(self.ours) as ours, Driver(self.stock) as stock:
+            drivers = {"new": ours, "stock": stock}
+            cases = [self._gcs_case(f"{name}_gcs", folder, drivers) for name, folder in folders.items()]
+            cases += [self._s3_case(f"{name}_s3", folder) for name, folder in folders.items()]
+            for number in range(rounds + 1):
+                console.print(
+                    f"[dim]{f'round {number} of {rounds}' if number else 'the first of each, not counted'}[/]"
+                )
+                for case in cases:
+                    for side, seconds in self._round(case, ours):
+                        if number:
+                            self.series[f"{case.name}_{side}"].add(seconds * 1000)
+
+    def _gcs_case(self, name: str, folder: Path, drivers: dict[str, "Driver"]) -> Case:
+        uris = {side: driver.ask(f"upload {folder}") for side, driver in drivers.items()}
+        return Case(name, folder, pack(folder, self.folder / "bucket" / f"{name}.zip"), count(folder), uris)
+
+    def _s3_case(self, name: str, folder: Path) -> Case:
+        # With one folder around it all, as Ray's documentation asks of an archive that is not the driver's.
+        archive = pack(folder, self.folder / "bucket" / f"{name}.zip", top=f"{folder.name}/")
+        uri = f"s3://bucket/{archive.name}"
+        return Case(name, folder, archive, count(folder), {"new": uri, "stock": uri})
+
+    def _round(self, case: Case, driver: "Driver") -> Iterator[tuple[str, float]]:
+        wait_until(lambda: not self._archives(), 30, "the removal of ray-envd's archive")
+        with self._created(self.ours, case, "new") as took:
+            yield "new", took
+            if len(self._archives()) != 1:
+                raise NodeError("the archive is not in the store")
+            yield "again", self._again(case)
+        with self._created(self.stock, case, "stock") as took:
+            yield "stock", took
+        copy = self.folder / "copy"
+        if case.name.endswith("s3"):
+            url = f"{self.s3}/bucket/{case.archive.name}"
+            yield "get", self._alone("curl", "-sSf", "-o", copy, url)
+        else:
+            yield "get", float(driver.ask(f"get {case.uris['new']}"))
+        yield "unzip", self._alone("unzip", "-q", case.archive, "-d", copy)
+        yield "cp", self._alone("cp", "-r", case.folder, copy)
+
+    @contextlib.contextmanager
+    def _created(self, node: RayNode, case: Case, side: str) -> Iterator[float]:
+        """The env, new, for the block; with the seconds that it took."""
+        agent = Agent(node)
+        place = node.session / "runtime_resources" / "working_dir_files"
+
+        def trees() -> list[Path]:
+            return [path for path in place.glob("[!.]*") if path.is_dir()]
+
+        wait_until(lambda: not trees(), 60, f"the removal of the folder before {case.name} on {node.folder}")
+        os.sync()
+        yield agent.create(case.env(side))
+        (tree,) = trees()
+        if count(tree) != case.files:
+            raise NodeError(f"{tree} has {count(tree)} files of {case.files}")
+        agent.delete(case.env(side))
+
+    def _again(self, case: Case) -> float:
+        os.sync()
+        with Client(self.daemon.socket) as client:
+            for event in client.create(case.env("new"), python=str(self.ours.python)):
+                if isinstance(event, Created):
+                    if not event.cache_hit:
+                        raise NodeError("the archive was fetched again")
+                    return event.seconds
+        raise NodeError("the daemon said nothing")
+
+    def _alone(self, *command: str | Path) -> float:
+        os.sync()
+        began = time.perf_counter()
+        subprocess.run(command, check=True)
+        took = time.perf_counter() - began
+        copy = self.folder / "copy"
+        shutil.rmtree(copy) if copy.is_dir() else copy.unlink()
+        return took
+
+    def _archives(self) -> list[str]:
+        with Client(self.daemon.socket) as client:
+            return [each.id for each in client.list().objects if each.kind == "archive"]
+
+
+class Driver:
+    """A driver of one cluster that answers questions; see ``upload_driver.py``."""
+
+    def __init__(self, node: RayNode) -> None:
+        self._process = node.spawn([HERE / "support" / "upload_driver.py"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.communicate()
+
+    def ask(self, question: str) -> str:
+        """The answer.
+
+        Raises:
+            NodeError: there is none; with what it printed instead.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None  # noqa: PT018 - pipes
+        self._process.stdin.write(f"{question}\n")
+        self._process.stdin.flush()
+        seen = []
+        for line in self._process.stdout:
+            if line.startswith("TOLD "):
+                return line.removeprefix("TOLD ").strip()
+            seen.append(line)
+        raise NodeError(f"the driver ended\n{''.join(seen)}")
+
+
+def make_small(folder: Path, files: int) -> Path:
+    """Text of 1 to 8 KB a file, a hundred to a folder; compresses to half."""
+    chance = random.Random(7)
+    for number in range(files):
+        place = folder / f"part_{number // 100:03}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"module_{number:05}.py").write_text(chance.randbytes(chance.randint(512, 4096)).hex())
+    return folder
+
+
+def make_large(folder: Path, megabytes: int) -> Path:
+    """One file that cannot be compressed, as weights of a model."""
+    folder.mkdir()
+    with (folder / "weights.bin").open("wb") as file:
+        for _ in range(megabytes):
+            file.write(os.urandom(1_000_000))
+    return folder
+
+
+def pack(folder: Path, archive: Path, top: str = "") -> Path:
+    """A zip; as zip(1) makes it, what does not get smaller is stored."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as made:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                method = zipfile.ZIP_STORED if path.suffix == ".bin" else zipfile.ZIP_DEFLATED
+                made.write(path, f"{top}{path.relative_to(folder)}", method)
+    return archive
+
+
+def count(folder: Path) -> int:
+    """Files in a tree."""
+    return sum(len(files) for _, _, files in os.walk(folder))
+
+
+def measure(arguments: argparse.Namespace) -> Figures:
+    """The whole run.
+
+    Raises:
+        NodeError: something did not come up, was not what it should be, or was left behind.
+    """
+    with temporary() as short, installations() as installs:
+        console.print(f"[dim]installing Ray {RAY} twice[/]")
+        bench = Bench(short, installs)
+        told = circumstances(short, files=arguments.files, megabytes=arguments.megabytes)
+        figures = Figures(bench.series, RATIOS, told, TARGETS)
+        folders = {
+            "small": make_small(short / "small", arguments.files),
+            "large": make_large(short / "large", arguments.megabytes),
+        }
+        with bench.running():
+            bench.measure(folders, arguments.rounds)
+    if left := [pid for node in (bench.ours, bench.stock) for pid in marked(node.mark)]:
+        raise NodeError(f"left behind: {left}")
+    return figures
+
+
+def main() -> int:
+    """The command."""
+    asked = parser(__doc__, files=10_000, megabytes=500, rounds=3)
+    return run(asked, measure, "A working_dir of {files} small files, and of one of {megabytes} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
