@@ -1,6 +1,6 @@
 """How long a working_dir takes from where it was uploaded to until a worker may start in it.
 
-``make bench ONLY=working_dir`` runs it; by hand: ``.venv/bin/python benchmarks/working_dir.py --rounds 5``. What
+``make bench ONLY=working_dir`` runs it; by hand: ``.venv/bin/python benchmarks/working_dir.py``. What
 is measured from where to where stands in README.md. A folder of many small files and one of a single large
 file, each from the cluster's own store (``gcs://``) and from S3, on one node of ray-envd and one of stock
 Ray, which are made for it and gone at the end with all their files. The exit code is 1 if a measurement was
@@ -32,7 +32,7 @@ from processes import NodeError, marked, wait_until  # noqa: E402
 from rays import ROOT, RayNode, install_ray  # noqa: E402
 from script import RAY, circumstances, console, installations, parser, run, temporary  # noqa: E402
 
-from ray_envd.agent.client import Client, Created  # noqa: E402
+from ray_envd.agent.client import Client  # noqa: E402
 
 CASES = {
     "small_gcs": "many small files from the GCS",
@@ -98,7 +98,8 @@ class Bench:
         self.stock = RayNode(install_ray(RAY, installs / "s"), folder / "s" / "r", environment)
         install = [ROOT / ".venv" / "bin" / "uv", "pip", "install", "-q", "--python"]
         subprocess.run([*install, self.stock.python, _STOCKS_S3], check=True)
-        self.s3 = ""
+        self.s3, self.kept = "", 0
+        self.cases: dict[str, Case] = {}
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -126,81 +127,92 @@ class Bench:
 
     def measure(self, folders: dict[str, Path], rounds: int) -> None:
         """All cases, in turn."""
-        with Driver(self.ours) as ours, Driver(self.stock) as stock:
-            drivers = {"new": ours, "stock": stock}
-            cases = [self._gcs_case(f"{name}_gcs", folder, drivers) for name, folder in folders.items()]
-            cases += [self._s3_case(f"{name}_s3", folder) for name, folder in folders.items()]
+        with Driver(self.ours) as ours, Driver(self.stock) as stock, contextlib.ExitStack() as kept:
             for number in range(rounds + 1):
-                console.print(
-                    f"[dim]{f'round {number} of {rounds}' if number else 'the first of each, not counted'}[/]"
-                )
-                for case in cases:
-                    for side, seconds in self._round(case, ours):
-                        if number:
-                            self.series[f"{case.name}_{side}"].add(seconds * 1000)
+                told = f"round {number} of {rounds}" if number else "the first of each, not counted"
+                console.print(f"[dim]{told}[/]")
+                for name, folder in folders.items():
+                    # What was made of many files is neither asked for again nor removed before the end.
+                    keep = kept if name == "small" else None
+                    if keep is not None or not number:
+                        (folder / "round.py").write_text(f"number = {number}\n")
+                        self._pack(name, folder, {"new": ours, "stock": stock})
+                    for case in (f"{name}_gcs", f"{name}_s3"):
+                        for side, seconds in self._round(self.cases[case], ours, keep):
+                            if number:
+                                self.series[f"{case}_{side}"].add(seconds * 1000)
 
-    def _gcs_case(self, name: str, folder: Path, drivers: dict[str, "Driver"]) -> Case:
+    def _pack(self, name: str, folder: Path, drivers: dict[str, "Driver"]) -> None:
+        """Uploads a folder as it is now."""
         uris = {side: driver.ask(f"upload {folder}") for side, driver in drivers.items()}
-        return Case(name, folder, pack(folder, self.folder / "bucket" / f"{name}.zip"), count(folder), uris)
+        # As the driver packs it; but with one folder around it all for S3, as Ray's documentation asks.
+        stem = self.folder / "bucket" / f"{name}-{time.monotonic_ns()}"
+        plain = pack(folder, Path(f"{stem}.zip"))
+        wrapped = pack(folder, Path(f"{stem}-s3.zip"), top=f"{folder.name}/")
+        uri = f"s3://bucket/{wrapped.name}"
+        files = count(folder)
+        self.cases[f"{name}_gcs"] = Case(f"{name}_gcs", folder, plain, files, uris)
+        self.cases[f"{name}_s3"] = Case(f"{name}_s3", folder, wrapped, files, {"new": uri, "stock": uri})
 
-    def _s3_case(self, name: str, folder: Path) -> Case:
-        # With one folder around it all, as Ray's documentation asks of an archive that is not the driver's.
-        archive = pack(folder, self.folder / "bucket" / f"{name}.zip", top=f"{folder.name}/")
-        uri = f"s3://bucket/{archive.name}"
-        return Case(name, folder, archive, count(folder), {"new": uri, "stock": uri})
-
-    def _round(self, case: Case, driver: "Driver") -> Iterator[tuple[str, float]]:
-        wait_until(lambda: not self._archives(), 30, "the removal of ray-envd's archive")
-        with self._created(self.ours, case, "new") as took:
+    def _round(
+        self, case: Case, driver: "Driver", keep: contextlib.ExitStack | None
+    ) -> Iterator[tuple[str, float]]:
+        wait_until(lambda: len(self._archives()) == self.kept, 30, "the removal of ray-envd's archive")
+        with self._created(self.ours, case, "new", keep) as took:
             yield "new", took
-            if len(self._archives()) != 1:
+            if len(self._archives()) != self.kept + 1:
                 raise NodeError("the archive is not in the store")
-            yield "again", self._again(case)
-        with self._created(self.stock, case, "stock") as took:
+            yield "again", self._again(case, keep)
+        with self._created(self.stock, case, "stock", keep) as took:
             yield "stock", took
-        copy = self.folder / "copy"
+        self.kept += keep is not None
         if case.name.endswith("s3"):
             url = f"{self.s3}/bucket/{case.archive.name}"
-            yield "get", self._alone("curl", "-sSf", "-o", copy, url)
+            yield "get", self._alone(keep, "curl", "-sSf", url, "-o")
         else:
             yield "get", float(driver.ask(f"get {case.uris['new']}"))
-        yield "unzip", self._alone("unzip", "-q", case.archive, "-d", copy)
-        yield "cp", self._alone("cp", "-r", case.folder, copy)
+        yield "unzip", self._alone(keep, "unzip", "-q", case.archive, "-d")
+        yield "cp", self._alone(keep, "cp", "-r", case.folder)
 
     @contextlib.contextmanager
-    def _created(self, node: RayNode, case: Case, side: str) -> Iterator[float]:
-        """The env, new, for the block; with the seconds that it took."""
+    def _created(
+        self, node: RayNode, case: Case, side: str, keep: contextlib.ExitStack | None
+    ) -> Iterator[float]:
+        """The env, new, for the block or for good; with the seconds that it took."""
         agent = Agent(node)
         place = node.session / "runtime_resources" / "working_dir_files"
 
-        def trees() -> list[Path]:
-            return [path for path in place.glob("[!.]*") if path.is_dir()]
+        def trees() -> set[Path]:
+            return {path for path in place.glob("[!.]*") if path.is_dir()}
 
-        wait_until(lambda: not trees(), 60, f"the removal of the folder before {case.name} on {node.folder}")
+        wait_until(lambda: len(trees()) == self.kept, 60, f"the removal of the folder before {case.name}")
+        before = trees()
         os.sync()
         yield agent.create(case.env(side))
-        (tree,) = trees()
+        (tree,) = trees() - before
         if count(tree) != case.files:
             raise NodeError(f"{tree} has {count(tree)} files of {case.files}")
-        agent.delete(case.env(side))
+        if keep is None:
+            agent.delete(case.env(side))
 
-    def _again(self, case: Case) -> float:
+    def _again(self, case: Case, keep: contextlib.ExitStack | None) -> float:
         os.sync()
-        with Client(self.daemon.socket) as client:
-            for event in client.create(case.env("new"), python=str(self.ours.python)):
-                if isinstance(event, Created):
-                    if not event.cache_hit:
-                        raise NodeError("the archive was fetched again")
-                    return event.seconds
-        raise NodeError("the daemon said nothing")
+        with contextlib.ExitStack() as now:
+            client = (keep or now).enter_context(Client(self.daemon.socket))
+            created = (keep or now).enter_context(client.hold(case.env("new"), python=str(self.ours.python)))
+            if not created.cache_hit:
+                raise NodeError("the archive was fetched again")
+            return created.seconds
 
-    def _alone(self, *command: str | Path) -> float:
+    def _alone(self, keep: contextlib.ExitStack | None, *command: str | Path) -> float:
+        """A command whose last argument is what it makes."""
+        made = self.folder / f"copy-{time.monotonic_ns()}"
         os.sync()
         began = time.perf_counter()
-        subprocess.run(command, check=True)
+        subprocess.run([*command, made], check=True)
         took = time.perf_counter() - began
-        copy = self.folder / "copy"
-        shutil.rmtree(copy) if copy.is_dir() else copy.unlink()
+        if keep is None:
+            shutil.rmtree(made) if made.is_dir() else made.unlink()
         return took
 
     def _archives(self) -> list[str]:

@@ -74,10 +74,10 @@ def _source(uri: str, environment: Mapping[str, str], *, head: bool) -> Source:
     return Source(_validator(result.meta), result.meta["size"], _chunks(result))
 
 
-def _chunks(result: "GetResult") -> Iterator[bytes]:
+def _chunks(result: "GetResult") -> Iterator[memoryview]:
     try:
         for chunk in result.stream(CHUNK):
-            yield bytes(chunk)
+            yield memoryview(chunk)
     except BaseError as error:  # obstore has asked for the rest by itself already
         raise Failure("network", "the transfer broke off") from error
 

@@ -6,11 +6,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 CHUNK = 1 << 20
+Chunk = bytes | memoryview
+#: Files of which reading goes on while they are hashed and written.
+_LARGE = 8 << 20
 _PROGRESS_SECONDS = 0.2
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -38,7 +42,7 @@ class Source:
 
     validator: str | None
     total: int | None
-    chunks: Iterator[bytes]
+    chunks: Iterator[Chunk]
 
 
 def say(message: dict[str, object]) -> None:
@@ -64,16 +68,20 @@ def store(source: Source, destination: str, max_bytes: int) -> dict[str, object]
         raise _unwritable(error) from error
     digest = hashlib.sha256()
     done, due = 0, 0.0
-    with open(descriptor, "wb", buffering=0) as out:
+
+    def take(chunk: Chunk) -> None:
+        digest.update(chunk)
+        try:
+            _write_all(out.fileno(), chunk)
+        except OSError as error:
+            raise _unwritable(error) from error
+
+    with open(descriptor, "wb", buffering=0) as out, _behind(source.total, take) as put:
         for chunk in source.chunks:
             done += len(chunk)
             if done > max_bytes:
                 raise _too_large(done, max_bytes)
-            digest.update(chunk)
-            try:
-                _write_all(out.fileno(), chunk)
-            except OSError as error:
-                raise _unwritable(error) from error
+            put(chunk)
             now = time.monotonic()
             if now >= due:
                 due = now + _PROGRESS_SECONDS
@@ -83,7 +91,27 @@ def store(source: Source, destination: str, max_bytes: int) -> dict[str, object]
     return {"sha256": digest.hexdigest(), "bytes": done, "validator": source.validator}
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+@contextmanager
+def _behind(total: int | None, take: Callable[[Chunk], None]) -> Iterator[Callable[[Chunk], None]]:
+    """Gives chunks to ``take``; those of a large file in another thread, while the next chunk is read."""
+    if (total or _LARGE) < _LARGE:
+        yield take
+        return
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - takes longer than a small download
+
+    with ThreadPoolExecutor(1) as pool:
+        last = pool.submit(take, b"")
+
+        def put(chunk: Chunk) -> None:
+            nonlocal last
+            last.result()
+            last = pool.submit(take, chunk)
+
+        yield put
+        last.result()
+
+
+def _write_all(descriptor: int, data: Chunk) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
