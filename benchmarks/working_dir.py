@@ -19,18 +19,18 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 
 # Found by the line above:
 from agents import Agent  # noqa: E402
-from daemons import Daemon  # noqa: E402
 from figures import Figures, Series, Target  # noqa: E402
-from processes import NodeError, marked, wait_until  # noqa: E402
-from rays import ROOT, RayNode, install_ray  # noqa: E402
-from script import RAY, circumstances, console, installations, parser, run, temporary  # noqa: E402
+from processes import NodeError, wait_until  # noqa: E402
+from rays import ROOT, RayNode  # noqa: E402
+from script import circumstances, console, installations, parser, run, temporary  # noqa: E402
+from sides import Sides  # noqa: E402
+from uploads import Uploads, object_store  # noqa: E402
 
 from ray_envd.agent.client import Client  # noqa: E402
 
@@ -59,7 +59,13 @@ RATIOS = {
 TARGETS = {case: Target(most=0.5, of="stock") for case in CASES}
 #: What reads s3:// in stock Ray, as its own error message asks for.
 _STOCKS_S3 = "smart_open[s3]"
-_S3 = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
+#: Nothing that nobody uses stays, so that what is asked for again is new.
+_ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "a",
+    "AWS_SECRET_ACCESS_KEY": "b",
+    "AWS_REGION": "us-east-1",
+    "RAY_RUNTIME_ENV_WORKING_DIR_CACHE_SIZE_GB": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -78,56 +84,20 @@ class Case:
 
 
 class Bench:
-    """Both nodes, the daemon, the object store, and what was measured on them."""
+    """Both sides at work, and what was measured on them."""
 
-    def __init__(self, folder: Path, installs: Path) -> None:
-        self.folder = folder
+    def __init__(self, sides: Sides, s3: str) -> None:
+        self.sides, self.s3, self.folder = sides, s3, sides.folder
         self.series = {
             f"{case}_{side}": Series(f"{CASES[case]}: {SIDES[side]}") for case in CASES for side in SIDES
         }
-        for name in ("e", "s", "bucket"):
-            (folder / name).mkdir()
-        self.daemon = Daemon.at(folder / "e")
-        # Nothing that nobody uses stays, so that each folder is new.
-        environment = {**_S3, "RAY_RUNTIME_ENV_WORKING_DIR_CACHE_SIZE_GB": "0"}
-        self.ours = RayNode(
-            install_ray(RAY, installs / "e"),
-            folder / "e" / "r",
-            {**environment, "RAY_ENVD_SOCKET": str(self.daemon.socket)},
-        )
-        self.stock = RayNode(install_ray(RAY, installs / "s"), folder / "s" / "r", environment)
-        install = [ROOT / ".venv" / "bin" / "uv", "pip", "install", "-q", "--python"]
-        subprocess.run([*install, self.stock.python, _STOCKS_S3], check=True)
-        self.s3, self.kept = "", 0
         self.cases: dict[str, Case] = {}
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Everything started, and ended."""
-        command = [sys.executable, "-I", HERE / "support" / "object_server.py", self.folder]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-            assert server.stdin is not None and server.stdout is not None  # noqa: PT018 - pipes
-            self.s3 = server.stdout.readline().strip()
-            for node in (self.ours, self.stock):
-                node.environment["AWS_ENDPOINT_URL"] = self.s3
-            attach = [sys.executable, "-m", "ray_envd", "attach", "--supervised", "--python"]
-            try:
-                subprocess.run([*attach, self.ours.python], check=True, stdout=subprocess.DEVNULL)
-                self.daemon.start()
-                self.ours.start()
-                self.stock.start()
-                yield
-            finally:
-                server.stdin.close()
-                self.ours.stop()
-                self.stock.stop()
-                self.daemon.stop()
-
-    # what is measured
+        self.kept = 0
 
     def measure(self, folders: dict[str, Path], rounds: int) -> None:
         """All cases, in turn."""
-        with Driver(self.ours) as ours, Driver(self.stock) as stock, contextlib.ExitStack() as kept:
+        uploads = Uploads(self.sides.ours), Uploads(self.sides.stock)
+        with uploads[0] as ours, uploads[1] as stock, contextlib.ExitStack() as kept:
             for number in range(rounds + 1):
                 told = f"round {number} of {rounds}" if number else "the first of each, not counted"
                 console.print(f"[dim]{told}[/]")
@@ -142,9 +112,9 @@ class Bench:
                             if number:
                                 self.series[f"{case}_{side}"].add(seconds * 1000)
 
-    def _pack(self, name: str, folder: Path, drivers: dict[str, "Driver"]) -> None:
+    def _pack(self, name: str, folder: Path, drivers: dict[str, Uploads]) -> None:
         """Uploads a folder as it is now."""
-        uris = {side: driver.ask(f"upload {folder}") for side, driver in drivers.items()}
+        uris = {side: driver.upload(folder) for side, driver in drivers.items()}
         # As the driver packs it; but with one folder around it all for S3, as Ray's documentation asks.
         stem = self.folder / "bucket" / f"{name}-{time.monotonic_ns()}"
         plain = pack(folder, Path(f"{stem}.zip"))
@@ -155,22 +125,22 @@ class Bench:
         self.cases[f"{name}_s3"] = Case(f"{name}_s3", folder, wrapped, files, {"new": uri, "stock": uri})
 
     def _round(
-        self, case: Case, driver: "Driver", keep: contextlib.ExitStack | None
+        self, case: Case, driver: Uploads, keep: contextlib.ExitStack | None
     ) -> Iterator[tuple[str, float]]:
         wait_until(lambda: len(self._archives()) == self.kept, 30, "the removal of ray-envd's archive")
-        with self._created(self.ours, case, "new", keep) as took:
+        with self._created(self.sides.ours, case, "new", keep) as took:
             yield "new", took
             if len(self._archives()) != self.kept + 1:
                 raise NodeError("the archive is not in the store")
             yield "again", self._again(case, keep)
-        with self._created(self.stock, case, "stock", keep) as took:
+        with self._created(self.sides.stock, case, "stock", keep) as took:
             yield "stock", took
         self.kept += keep is not None
         if case.name.endswith("s3"):
             url = f"{self.s3}/bucket/{case.archive.name}"
             yield "get", self._alone(keep, "curl", "-sSf", url, "-o")
         else:
-            yield "get", float(driver.ask(f"get {case.uris['new']}"))
+            yield "get", driver.seconds(case.uris["new"])
         yield "unzip", self._alone(keep, "unzip", "-q", case.archive, "-d")
         yield "cp", self._alone(keep, "cp", "-r", case.folder)
 
@@ -179,7 +149,7 @@ class Bench:
         self, node: RayNode, case: Case, side: str, keep: contextlib.ExitStack | None
     ) -> Iterator[float]:
         """The env, new, for the block or for good; with the seconds that it took."""
-        agent = Agent(node)
+        agent = self.sides.attached() if node is self.sides.ours else Agent(node)
         place = node.session / "runtime_resources" / "working_dir_files"
 
         def trees() -> set[Path]:
@@ -198,8 +168,10 @@ class Bench:
     def _again(self, case: Case, keep: contextlib.ExitStack | None) -> float:
         os.sync()
         with contextlib.ExitStack() as now:
-            client = (keep or now).enter_context(Client(self.daemon.socket))
-            created = (keep or now).enter_context(client.hold(case.env("new"), python=str(self.ours.python)))
+            client = (keep or now).enter_context(Client(self.sides.daemon.socket))
+            created = (keep or now).enter_context(
+                client.hold(case.env("new"), python=str(self.sides.ours.python))
+            )
             if not created.cache_hit:
                 raise NodeError("the archive was fetched again")
             return created.seconds
@@ -216,38 +188,8 @@ class Bench:
         return took
 
     def _archives(self) -> list[str]:
-        with Client(self.daemon.socket) as client:
+        with Client(self.sides.daemon.socket) as client:
             return [each.id for each in client.list().objects if each.kind == "archive"]
-
-
-class Driver:
-    """A driver of one cluster that answers questions; see ``upload_driver.py``."""
-
-    def __init__(self, node: RayNode) -> None:
-        self._process = node.spawn([HERE / "support" / "upload_driver.py"])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.communicate()
-
-    def ask(self, question: str) -> str:
-        """The answer.
-
-        Raises:
-            NodeError: there is none; with what it printed instead.
-        """
-        assert self._process.stdin is not None and self._process.stdout is not None  # noqa: PT018 - pipes
-        self._process.stdin.write(f"{question}\n")
-        self._process.stdin.flush()
-        seen = []
-        for line in self._process.stdout:
-            if line.startswith("TOLD "):
-                return line.removeprefix("TOLD ").strip()
-            seen.append(line)
-        raise NodeError(f"the driver ended\n{''.join(seen)}")
 
 
 def make_small(folder: Path, files: int) -> Path:
@@ -290,19 +232,20 @@ def measure(arguments: argparse.Namespace) -> Figures:
     Raises:
         NodeError: something did not come up, was not what it should be, or was left behind.
     """
-    with temporary() as short, installations() as installs:
-        console.print(f"[dim]installing Ray {RAY} twice[/]")
-        bench = Bench(short, installs)
+    with temporary() as short, installations() as installs, object_store(short) as s3:
+        (short / "bucket").mkdir()
+        sides = Sides(short, installs, {**_ENVIRONMENT, "AWS_ENDPOINT_URL": s3})
+        install = [ROOT / ".venv" / "bin" / "uv", "pip", "install", "-q", "--python", sides.stock.python]
+        subprocess.run([*install, _STOCKS_S3], check=True)
+        bench = Bench(sides, s3)
         told = circumstances(short, files=arguments.files, megabytes=arguments.megabytes)
         figures = Figures(bench.series, RATIOS, told, TARGETS)
         folders = {
             "small": make_small(short / "small", arguments.files),
             "large": make_large(short / "large", arguments.megabytes),
         }
-        with bench.running():
+        with sides.running():
             bench.measure(folders, arguments.rounds)
-    if left := [pid for node in (bench.ours, bench.stock) for pid in marked(node.mark)]:
-        raise NodeError(f"left behind: {left}")
     return figures
 
 
