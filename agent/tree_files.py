@@ -50,32 +50,37 @@ class Look:
             OSError: the tree cannot be read to its end.
         """
         digest, size, caches = hashlib.sha256(), 0, []
-        for path, state, in_cache in _walk(root):
-            size += state.st_blocks * _BLOCK
-            is_folder = stat.S_ISDIR(state.st_mode)
-            if in_cache and is_folder and os.path.basename(path) == _CACHE:  # noqa: PTH119 - names of a walk
-                caches.append(path)
+        for folder, entries, in_cache in _walk(root):
+            seen = []
+            for name, state in entries:
+                size += state.st_blocks * _BLOCK
+                look = f"{state.st_mode}, {state.st_size}, {state.st_mtime_ns}, {state.st_ctime_ns}"
+                if stat.S_ISDIR(state.st_mode):
+                    # Its times change when compiled modules come; what is in it is listed anyway.
+                    look = f"{state.st_mode},"
+                    if name == _CACHE:
+                        caches.append(f"{folder}{name}")
+                        if not with_caches:
+                            continue
+                seen.append(f"{folder}{name}\0({look})\n")
             if with_caches or not in_cache:
-                # A folder's times change when compiled modules come; what is in it is listed anyway.
-                times = () if is_folder else (state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-                digest.update(os.fsencode(path) + b"\0" + repr((state.st_mode, *times)).encode() + b"\n")
+                digest.update(os.fsencode("".join(seen)))
         return cls(digest.hexdigest(), size, tuple(caches))
 
 
-def _walk(root: Path) -> Iterator[tuple[str, os.stat_result, bool]]:
-    """Everything below a folder in a fixed order, and whether it is, or lies in, a ``__pycache__``."""
+def _walk(root: Path) -> Iterator[tuple[str, list[tuple[str, os.stat_result]], bool]]:
+    """Every folder, in a fixed order: its name and a slash, what is in it, if it is in a ``__pycache__``."""
     pending: list[tuple[str, bool]] = [("", False)]
     while pending:
         folder, in_cache = pending.pop()
-        with os.scandir(root / folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-        for entry in found:
-            state = entry.stat(follow_symlinks=False)
-            path = f"{folder}{entry.name}"
-            inside = in_cache or (entry.name == _CACHE and stat.S_ISDIR(state.st_mode))
-            yield path, state, inside
-            if stat.S_ISDIR(state.st_mode):
-                pending.append((f"{path}/", inside))
+        with os.scandir(f"{root}/{folder}") as entries:
+            found = sorted((entry.name, entry.stat(follow_symlinks=False)) for entry in entries)
+        yield folder, found, in_cache
+        pending += (
+            (f"{folder}{name}/", in_cache or name == _CACHE)
+            for name, state in found
+            if stat.S_ISDIR(state.st_mode)
+        )
 
 
 @dataclass(frozen=True, slots=True)

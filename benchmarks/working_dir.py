@@ -235,8 +235,9 @@ def measure(arguments: argparse.Namespace) -> Figures:
     with temporary() as short, installations() as installs, object_store(short) as s3:
         (short / "bucket").mkdir()
         sides = Sides(short, installs, {**_ENVIRONMENT, "AWS_ENDPOINT_URL": s3})
-        install = [ROOT / ".venv" / "bin" / "uv", "pip", "install", "-q", "--python", sides.stock.python]
-        subprocess.run([*install, _STOCKS_S3], check=True)
+        uv = str(ROOT / ".venv" / "bin" / "uv")
+        install = [uv, "pip", "install", "-q", "--python", str(sides.stock.python), _STOCKS_S3]
+        subprocess.run(install, check=True)
         bench = Bench(sides, s3)
         told = circumstances(short, files=arguments.files, megabytes=arguments.megabytes)
         figures = Figures(bench.series, RATIOS, told, TARGETS)

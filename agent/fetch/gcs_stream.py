@@ -54,7 +54,7 @@ class ValueStream:
         self._key, self._endpoint = key, endpoint
         self._socket = socket.socket()
         self._is_closed = False
-        self._file: io.BufferedReader | None = None
+        self._file: io.BufferedReader[socket.SocketIO] | None = None
         self._in_frame = 0
 
     def open(self) -> None:
@@ -70,7 +70,7 @@ class ValueStream:
                 self.close()
             self._socket.settimeout(_SILENCE)
             self._socket.sendall(self._question())
-            self._file = self._socket.makefile("rb", _PIECE)
+            self._file = io.BufferedReader(self._socket.makefile("rb", 0), _PIECE)
         except (OSError, ValueError) as error:
             raise OddAnswerError("not reachable") from error
         self.size = self._until_value()

@@ -52,7 +52,7 @@ class Uploads:
 @contextlib.contextmanager
 def object_store(folder: Path) -> Iterator[str]:
     """Serves the buckets of a folder as S3 does, in a process of its own; its address."""
-    command = [sys.executable, "-I", HERE / "object_server.py", folder]
+    command: list[str | Path] = [sys.executable, "-I", HERE / "object_server.py", folder]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         if server.stdin is None or server.stdout is None:
             raise NodeError("a server without pipes")
