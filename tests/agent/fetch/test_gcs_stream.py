@@ -73,7 +73,7 @@ async def test_a_value_is_written_as_it_comes(
     secured: list[tuple[int, list[str]]] = []
 
     async def secure(size: int) -> None:
-        secured.append((size, names(target.parent)))
+        secured.append((size, await asyncio.to_thread(names, target.parent)))
 
     context = make_context(gcs=GcsEndpoint(store.address, store.token))
     done = await fetch(

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from archive_makers import FORMATS, link, pack, tar_of, tree, zip_link
+from shelf import let_pass
 
 from ray_envd.cache.archive import UnpackCancelledError, Unpacked, unpack
+from ray_envd.cache.owner import Owner, acting_as
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -203,3 +205,33 @@ def test_a_real_tar_of_gnu_tar_is_unpacked(tmp_path: Path, place: Path) -> None:
     subprocess.run(["tar", "--sparse", "-czf", archive, "-C", source, "."], check=True)
     unpack(archive, place / "target", strip_top_level=False)
     assert tree(place / "target") == tree(source)
+
+
+@pytest.mark.parametrize("form", ["zip", "tar.gz"])
+def test_every_file_is_the_owners(form: str, nobody: Owner, tmp_path: Path, place: Path) -> None:
+    """Many and large ones too, which threads write: they act as the user whose tree it is."""
+    let_pass(tmp_path)
+    os.chown(place, nobody.uid, nobody.gid)
+    files: dict[str, bytes | None] = {f"{n % 7}/{n}": os.urandom(n % 50) for n in range(700)}
+    files["large"] = os.urandom(20 << 20)
+    archive = pack(tmp_path / "p", files, form)
+    archive.chmod(0o644)
+    with acting_as(nobody):
+        unpack(archive, place / "target", strip_top_level=False)
+    assert tree(place / "target") == files
+    assert {path.stat().st_uid for path in (place / "target").rglob("*")} == {nobody.uid}
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+@pytest.mark.parametrize("size", [0, 1, 100, 1 << 18, (1 << 18) + 1, 9 << 20])
+def test_zips_of_every_method_and_size(method: int, size: int, tmp_path: Path, place: Path) -> None:
+    """Content of any length, in one piece or several, with headers as long as extra fields make them."""
+    data = os.urandom(size // 2) + bytes(size - size // 2)
+    with zipfile.ZipFile(tmp_path / "p", "w") as archive:
+        for number in range(3):
+            info = zipfile.ZipInfo(f"ü{number}")
+            info.extra = b"\xff\xff\xc8\x00" + bytes(200) if number else b""
+            archive.writestr(info, data, method)
+    done = unpack(tmp_path / "p", place / "target", strip_top_level=False)
+    assert tree(place / "target") == {f"ü{number}": data for number in range(3)}
+    assert done.bytes == 3 * size
