@@ -211,6 +211,7 @@ def test_a_real_tar_of_gnu_tar_is_unpacked(tmp_path: Path, place: Path) -> None:
 def test_every_file_is_the_owners(form: str, nobody: Owner, tmp_path: Path, place: Path) -> None:
     """Many and large ones too, which threads write: they act as the user whose tree it is."""
     let_pass(tmp_path)
+    tmp_path.chmod(0o711)
     os.chown(place, nobody.uid, nobody.gid)
     files: dict[str, bytes | None] = {f"{n % 7}/{n}": os.urandom(n % 50) for n in range(700)}
     files["large"] = os.urandom(20 << 20)
