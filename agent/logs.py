@@ -1,27 +1,28 @@
-"""The process's log: the standard ``logging``, set up once.
+"""The process's log: structlog behind the standard ``logging``, set up once.
 
-Modules write with ``logging.getLogger(__name__)``. Whatever arrives, also from libraries, is masked before it
-is rendered: the last line of defence, in case that a message was built of something that nobody masked.
-
-Without a library: structlog loads rich, and was a fifth of the daemon's start.
+Modules write with ``logging.getLogger(__name__)``. Whatever arrives, also from libraries, is passed
+through :func:`redact` before it is rendered: the last line of defence, in case that a message was built of
+something that nobody masked.
 """
 
-import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from functools import partial
-from typing import Any, TextIO
+from collections.abc import Mapping, MutableMapping
+from types import ModuleType
+from typing import Any, TextIO, cast
 
 from ray_envd.agent.redaction import redact_urls
 
+# structlog.dev loads rich, if it can, for tracebacks that are not ours: a fifth of the daemon's start. None
+# means that there is no such module.
+_modules = cast("dict[str, ModuleType | None]", sys.modules)
+_hidden = _modules.setdefault("rich", None) is None
+import structlog  # noqa: E402 - see above
+
+if _hidden:
+    del _modules["rich"]
+
 _DEPTH = 6  # of nested values; deeper ones are shown as text
-#: What is no ``extra``; the last three are added by formatters, and by Python 3.12.
-_OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
-_BLOCKS = ("stack", "exception")  # shown to people below their line
-_SHOWN = {"event", "level", "logger", "timestamp", *_BLOCKS}
-_COLORS = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "1;31"}
 
 
 def configure(level: str, log_format: str, stream: TextIO | None = None) -> None:
@@ -35,11 +36,18 @@ def configure(level: str, log_format: str, stream: TextIO | None = None) -> None
     stream = stream or sys.stderr
     console = log_format == "console" or (log_format == "auto" and stream.isatty())
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_Formatter(partial(_for_people, colors=stream.isatty()) if console else json.dumps))
+    handler.setFormatter(_formatter(console=console, colors=console and stream.isatty()))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(capture=True)
+
+
+def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor: masks credentials in URLs in every string of an event."""
+    for key, value in event.items():
+        event[key] = _masked(value, _DEPTH)
+    return event
 
 
 def _masked(value: Any, depth: int) -> Any:
@@ -54,30 +62,22 @@ def _masked(value: Any, depth: int) -> Any:
     return redact_urls(repr(value))
 
 
-class _Formatter(logging.Formatter):
-    """A record as fields: event, level, logger, those of ``extra``, timestamp (ISO 8601, UTC), exception."""
-
-    def __init__(self, render: Callable[[Mapping[str, Any]], str]) -> None:
-        super().__init__()
-        self._render = render
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See :class:`logging.Formatter`."""
-        fields = {"event": record.getMessage(), "level": record.levelname.lower(), "logger": record.name}
-        fields |= {name: value for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}
-        fields["timestamp"] = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
-        # A traceback is text before it is masked, too.
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        if record.stack_info:
-            fields["stack"] = self.formatStack(record.stack_info)
-        return self._render({name: _masked(value, _DEPTH) for name, value in fields.items()})
-
-
-def _for_people(fields: Mapping[str, Any], *, colors: bool) -> str:
-    level, blocks = fields["level"], [fields[name] for name in _BLOCKS if name in fields]
-    if colors:
-        level = f"\x1b[{_COLORS.get(level, '0')}m{level}\x1b[0m"
-    more = [f"{name}={value}" for name, value in fields.items() if name not in _SHOWN]
-    line = " ".join((fields["timestamp"], f"[{level}]", fields["event"], f"[{fields['logger']}]", *more))
-    return "\n".join((line, *blocks))
+def _formatter(*, console: bool, colors: bool) -> logging.Formatter:
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    before: list[structlog.types.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        stamp,
+        # Tracebacks become text before they are masked: a renderer that made them would make them afterwards.
+        structlog.processors.format_exc_info,
+    ]
+    renderer: structlog.types.Processor = (
+        structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+        if console
+        else structlog.processors.JSONRenderer()
+    )
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=before,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, redact, renderer],
+    )

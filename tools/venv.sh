@@ -47,5 +47,5 @@ export VIRTUAL_ENV=$PWD/.venv
 .venv/bin/uv pip install -q --no-deps --no-build-isolation --editable .
 # Where Python may not write bytecode (PYTHONDONTWRITEBYTECODE), a daemon would compile all of its modules at each start,
 # which takes twice as long as the rest of it.
-env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c 'from ray_envd.agent import client, server'
+env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c 'from ray_envd.agent import client, logs, server'
 touch .venv/.ready

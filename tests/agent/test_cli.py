@@ -50,7 +50,7 @@ finally:
         assert text in done.stdout
     for code, text in EXIT_CODES.items():
         assert f"{int(code):>3}  {text}" in done.stdout
-    for heavy in ("'grpc'", "'rich.console'", "'uvloop'"):
+    for heavy in ("'grpc'", "'rich.console'", "'structlog'", "'uvloop'"):
         assert heavy not in done.stdout
 
 

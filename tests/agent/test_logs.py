@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 
@@ -31,6 +33,12 @@ def root_logger() -> Iterator[None]:
 
 def lines(stream: io.StringIO) -> list[dict[str, object]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_rich_is_not_loaded_for_it() -> None:
+    """It is a part of the daemon's start that nobody needs; it can be loaded afterwards."""
+    script = "import sys; from ray_envd.agent import logs; assert 'rich' not in sys.modules; import rich"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_without_a_terminal_each_line_is_json() -> None:
