@@ -37,18 +37,6 @@ SERIES = {
     "again": Series("hit: daemon restarted, new session, the daemon's time"),
     "again_warm": Series("hit: daemon not restarted, new session, the daemon's time"),
     "again_cluster": Series("hit: daemon and cluster restarted, as the raylet sees it"),
-    "rate_1": Series("hits with 1 client: ray-envd", "1/s"),
-    "rate_1_stock": Series("hits with 1 client: stock", "1/s"),
-    "p50_1": Series("  half of the answers within: ray-envd"),
-    "p50_1_stock": Series("  half of the answers within: stock"),
-    "p99_1": Series("  99 % of the answers within: ray-envd"),
-    "p99_1_stock": Series("  99 % of the answers within: stock"),
-    "rate_10": Series("hits with 10 clients: ray-envd", "1/s"),
-    "rate_10_stock": Series("hits with 10 clients: stock", "1/s"),
-    "p50_10": Series("  half of the answers within: ray-envd"),
-    "p50_10_stock": Series("  half of the answers within: stock"),
-    "p99_10": Series("  99 % of the answers within: ray-envd"),
-    "p99_10_stock": Series("  99 % of the answers within: stock"),
 }
 RATIOS = {
     "stock_to_new": ("a new env: stock to ray-envd, as the raylet sees it", "new_stock", "new_http"),
@@ -59,9 +47,6 @@ RATIOS = {
         "new_stock",
         "again_cluster",
     ),
-    "hit_rate_1": ("hits per second, 1 client: ray-envd to stock", "rate_1", "rate_1_stock"),
-    "hit_rate_10": ("hits per second, 10 clients: ray-envd to stock", "rate_10", "rate_10_stock"),
-    "hit_p99_10": ("99th percentile of hits, 10 clients: stock to ray-envd", "p99_10_stock", "p99_10"),
 }
 TARGETS = {
     "stock_to_new": Target(least=100, of="stock"),
@@ -159,20 +144,6 @@ class Bench:
             if self.daemon.stats().builds:
                 raise NodeError("the restarted cluster's env was built anew")
 
-    def hits(self, rounds: int) -> None:
-        """Hits per second on both ports, in turn."""
-        sides = {"": self.sides.attached(), "_stock": Agent(self.sides.stock)}
-        for agent in sides.values():
-            agent.create(self.env)
-        for number in range(rounds):
-            console.print(f"[dim]hits: round {number + 1} of {rounds}[/]")
-            for clients, requests in ((1, 1000), (10, 3000)):
-                for side, agent in sides.items():
-                    load = agent.load(self.env, clients=clients, requests=requests)
-                    self.series[f"rate_{clients}{side}"].add(load.rate)
-                    self.add(f"p50_{clients}{side}", load.p50)
-                    self.add(f"p99_{clients}{side}", load.p99)
-
 
 def measure(arguments: argparse.Namespace) -> Figures:
     """The whole run.
@@ -187,13 +158,12 @@ def measure(arguments: argparse.Namespace) -> Figures:
         with bench.sides.running():
             bench.new_envs(arguments.rounds, arguments.stock_rounds)
             bench.restarts(arguments.restarts, arguments.cluster_restarts)
-            bench.hits(arguments.hits)
     return figures
 
 
 def main() -> int:
     """The command."""
-    counts = {"rounds": 20, "stock_rounds": 5, "restarts": 10, "cluster_restarts": 3, "hits": 3}
+    counts = {"rounds": 20, "stock_rounds": 5, "restarts": 10, "cluster_restarts": 3}
     asked = parser(__doc__, **counts)
     asked.add_argument("--package", default="cowsay==6.1", help="the pinned package")
     return run(asked, measure, f"A new pip env of {{package}} on Ray {RAY}")

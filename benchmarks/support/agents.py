@@ -4,12 +4,8 @@ import contextlib
 import http.client
 import json
 import socket
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +15,6 @@ from rays import RayNode
 from ray_envd.agent.pb import runtime_env_pb2 as pb
 
 CREATE, DELETE = "/get_or_create_runtime_env", "/delete_runtime_env_if_possible"
-_LOAD = Path(__file__).with_name("load.py")
-
-
-@dataclass(frozen=True)
-class Load:
-    """What some clients saw together: requests per second; median and 99th percentile in seconds."""
-
-    rate: float
-    p50: float
-    p99: float
 
 
 class Agent:
@@ -38,6 +24,7 @@ class Agent:
         (file,) = node.session.glob("runtime_env_agent_port_*")
         self.port = int(file.read_text())
         self.host = _host(node)
+        self.address = self.host, self.port
         wait_until(self._listens, 30, "the agent's port")
         self._headers = {
             "Content-Type": "application/octet-stream",
@@ -55,7 +42,7 @@ class Agent:
         Raises:
             NodeError: it failed.
         """
-        body = _create_request(env)
+        body = create_request(env)
         began = time.perf_counter()
         content = self._post(CREATE, body)
         took = time.perf_counter() - began
@@ -79,23 +66,18 @@ class Agent:
             raise NodeError(f"{answer.status}: {content!r}")
         return content
 
-    def load(self, env: Mapping[str, Any], *, clients: int, requests: int) -> Load:
-        """So many clients ask at once for an env that is ready, until so many requests are answered.
-
-        Raises:
-            NodeError: one was not.
-        """
-        body = _create_request(env)
+    def request(self, env: Mapping[str, Any]) -> bytes:
+        """GetOrCreateRuntimeEnv as it stands on the wire."""
+        body = create_request(env)
         head = [f"POST {CREATE} HTTP/1.1", f"Host: {self.host}:{self.port}", f"Content-Length: {len(body)}"]
         head += [f"{name}: {value}" for name, value in self._headers.items()]
-        command = [sys.executable, "-I", str(_LOAD), self.host, str(self.port), str(clients), str(requests)]
-        request = "\r\n".join((*head, "", "")).encode() + body
-        done = subprocess.run(command, input=request, capture_output=True, check=False)
-        if done.returncode:
-            raise NodeError(done.stderr.decode())
-        found = json.loads(done.stdout)
-        took = found["took"]
-        return Load(found["rate"], statistics.median(took), statistics.quantiles(took, n=100)[98])
+        return "\r\n".join((*head, "", "")).encode() + body
+
+    def answer(self, env: Mapping[str, Any]) -> bytes:
+        """What comes back for :meth:`request`, to the end of the connection."""
+        with socket.create_connection(self.address, timeout=120) as connection:
+            connection.sendall(self.request(env).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+            return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
 
 def _host(node: RayNode) -> str:
@@ -105,7 +87,8 @@ def _host(node: RayNode) -> str:
     return next(word.removeprefix(name) for word in words if word.startswith(name))
 
 
-def _create_request(env: Mapping[str, Any]) -> bytes:
+def create_request(env: Mapping[str, Any]) -> bytes:
+    """The body of GetOrCreateRuntimeEnv, as a raylet makes it."""
     request = pb.GetOrCreateRuntimeEnvRequest(
         serialized_runtime_env=_serialized(env), job_id=b"01000000", source_process="raylet"
     )

@@ -1,80 +1,69 @@
-"""Clients that ask for a runtime env that is ready, again and again, each time on a new connection.
+"""Clients that ask an HTTP port for the same thing again and again, each time on a new connection.
 
-Run as a process of its own: ``load.py HOST PORT CLIENTS REQUESTS``, the HTTP request on stdin. So many
-requests are under way at any time, until so many are answered in all. Prints JSON: requests per second, and
-what each took in seconds, from the connection to the last byte. Standard library only, and one process for
-all clients: where the agent has a core and its clients another, it is the agent that is measured.
+The program is ``load.c``, compiled when it is first used: written in Python, the clients took more of the
+machine than the agent that they were to measure.
 """
 
+import functools
 import json
-import select
-import socket
-import sys
-import time
+import statistics
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
 
-MOST = 65536
+from processes import NodeError
 
-
-class Ask:
-    """A request that is under way."""
-
-    def __init__(self, address: tuple[str, int], request: bytes) -> None:
-        self.began = time.monotonic()
-        self.connection = socket.create_connection(address)
-        self.connection.sendall(request)
-        self._answer = b""
-
-    def answered(self) -> bool:
-        """Reads what has come; whether that was the end of the answer."""
-        part = self.connection.recv(MOST)
-        if not part:
-            raise OSError("the agent hung up")
-        self._answer += part
-        head, found, body = self._answer.partition(b"\r\n\r\n")
-        if not found:
-            return False
-        head = head.lower()
-        if not head.startswith(b"http/1.1 200"):
-            raise OSError(f"refused: {head!r}")
-        length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
-        return len(body) >= length
+_SOURCE = Path(__file__).with_name("load.c")
+_WARM = 10  # requests of each client that do not count
 
 
-def load(address: tuple[str, int], request: bytes, clients: int, requests: int) -> list[float]:
-    """Seconds that each request took."""
-    took: list[float] = []
-    asks: dict[int, Ask] = {}
-    poll = select.epoll()
+@dataclass(frozen=True)
+class Load:
+    """What the clients saw together.
 
-    def start() -> None:
-        ask = Ask(address, request)
-        asks[ask.connection.fileno()] = ask
-        poll.register(ask.connection, select.EPOLLIN)
+    Attributes:
+        rate: answers per second.
+        took: microseconds of each request.
+        own: microseconds of processor time that the clients themselves used for a request.
+    """
 
-    for _ in range(clients):
-        start()
-    while len(took) < requests:
-        for descriptor, _ in poll.poll():
-            ask = asks[descriptor]
-            if ask.answered():
-                took.append(time.monotonic() - ask.began)
-                del asks[descriptor]
-                ask.connection.close()
-                start()
-    for ask in asks.values():
-        ask.connection.close()
-    return took
+    rate: float
+    took: list[float]
+    own: float
 
+    @property
+    def p50(self) -> float:
+        """Half of the answers within so many milliseconds."""
+        return statistics.median(self.took) / 1000
 
-def main() -> None:
-    """The command."""
-    host, port, clients, requests = sys.argv[1], *map(int, sys.argv[2:])
-    request = sys.stdin.buffer.read()
-    load((host, port), request, clients, clients * 10)
-    began = time.monotonic()
-    took = load((host, port), request, clients, requests)
-    print(json.dumps({"rate": len(took) / (time.monotonic() - began), "took": took}))
+    @property
+    def p99(self) -> float:
+        """99 % of the answers within so many milliseconds."""
+        return statistics.quantiles(self.took, n=100)[98] / 1000
 
 
-if __name__ == "__main__":
-    main()
+def load(address: tuple[str, int], request: bytes, *, clients: int, requests: int) -> Load:
+    """So many requests are under way at any time until so many are answered.
+
+    Raises:
+        NodeError: one was not, or not with 200; or there is no compiler.
+    """
+    folder, program = _program()
+    command = [program, *map(str, (*address, clients, requests, clients * _WARM))]
+    done = subprocess.run(command, input=request, capture_output=True, check=False, cwd=folder.name)
+    if done.returncode:
+        raise NodeError(f"clients of {address[0]}:{address[1]}: {done.stderr.decode().strip()}")
+    found = json.loads(done.stdout)
+    return Load(found["rate"], found["took"], found["processor"] / requests * 1e6)
+
+
+@functools.cache
+def _program() -> "tuple[tempfile.TemporaryDirectory[str], str]":
+    """The compiled program, and the folder that goes with this process."""
+    folder = tempfile.TemporaryDirectory(prefix="rebl-")
+    program = f"{folder.name}/load"
+    done = subprocess.run(["gcc", "-O2", "-o", program, _SOURCE], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NodeError(f"cannot compile {_SOURCE.name}: {done.stderr}")
+    return folder, program
