@@ -7,7 +7,7 @@ waits for the preparation; each caller has a deadline and a set-up log of his ow
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ray_envd.agent.attempts import Attempts
 from ray_envd.agent.envs import ReadyEnv
@@ -39,6 +39,7 @@ class Ask:
         job_id: names the set-up log.
         log_files: further files for the set-up log.
         source: who asks.
+        digest: of the runtime env; made from it.
     """
 
     serialized: str
@@ -46,6 +47,10 @@ class Ask:
     job_id: str = ""
     log_files: tuple[str, ...] = ()
     source: str = ""
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", digest_of_serialized(self.serialized))
 
     @property
     def counted(self) -> bool:
@@ -89,12 +94,11 @@ class Manager:
 
         Loop-safe and quick: this is what a warm cluster calls all day.
         """
-        digest = digest_of_serialized(ask.serialized)
-        env = self.uses.at_once(session, digest)
-        if env is None or not self.uses.take(session, digest, env, counted=ask.counted):
+        env = self.uses.at_once(session, ask.digest)
+        if env is None or not self.uses.take(session, ask.digest, env, counted=ask.counted):
             return None
         self.metrics.requests.hits.inc()
-        if self.uses.of(session).tell(ask.job_id, digest):
+        if self.uses.of(session).tell(ask.job_id, ask.digest):
             self._tell_reuse(session, ask)
         return env.context
 
@@ -128,7 +132,7 @@ class Manager:
         return env
 
     async def _acquire(self, session: Session, ask: Ask, listener: Listener | None) -> ReadyEnv:
-        digest = digest_of_serialized(ask.serialized)
+        digest = ask.digest
         ready = await self._still_ready(session, ask, digest)
         if ready is not None:
             return ready

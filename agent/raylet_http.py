@@ -10,6 +10,7 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 
@@ -26,6 +27,8 @@ from ray_envd.cache.errors import NotReferencedError
 _log = logging.getLogger(__name__)
 _COOKIE = "ray-authentication-token"
 _BEARER = "bearer "
+#: Of one session; and the longest request that is remembered.
+_MOST_REMEMBERED, _MOST_REMEMBERED_BYTES = 256, 16 * 1024
 #: By path, as gRPC calls them.
 _METHODS = {
     "/get_or_create_runtime_env": "GetOrCreateRuntimeEnv",
@@ -42,6 +45,10 @@ class RayletFace:
         self._seconds = manager.metrics.requests.rpc_seconds
         #: Bound once each: this is on the path of a hit.
         self._bound: dict[tuple[str, str], Histogram] = {}
+        # What came before, byte by byte, is not decoded again, nor is the same answer encoded; raylets repeat
+        # themselves. They are this session's, and go with it.
+        self._asked = lru_cache(_MOST_REMEMBERED)(_asked)
+        self._created = lru_cache(_MOST_REMEMBERED)(_created)
         self._routes: dict[str, Callable[[bytes], Response | Awaitable[Response]]] = {
             "/get_or_create_runtime_env": self._get_or_create,
             "/delete_runtime_env_if_possible": self._delete,
@@ -104,11 +111,10 @@ class RayletFace:
         return None
 
     def _get_or_create(self, body: bytes) -> Response | Awaitable[Response]:
-        message = pb.GetOrCreateRuntimeEnvRequest.FromString(body)
-        ask = ask_of(message)
+        ask = self._asked(body) if len(body) <= _MOST_REMEMBERED_BYTES else _asked(body)
         context = self._manager.hit(self._session, ask)
         if context is not None:
-            return _created(context)
+            return self._created(context)
         return self._create(ask)
 
     async def _create(self, ask: Ask) -> Response:
@@ -129,6 +135,10 @@ class RayletFace:
     def _info(self, body: bytes) -> Response:
         message = pb.GetRuntimeEnvsInfoRequest.FromString(body)
         return _proto(info_reply(self._manager, self._session, message))
+
+
+def _asked(body: bytes) -> Ask:
+    return ask_of(pb.GetOrCreateRuntimeEnvRequest.FromString(body))
 
 
 def ask_of(message: pb.GetOrCreateRuntimeEnvRequest) -> Ask:

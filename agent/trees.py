@@ -149,8 +149,11 @@ class Trees:
 
     def are_there(self, paths: Iterable[str]) -> bool:
         """Whether all of these trees are there, in use or as they were made. Loop-safe."""
-        trees = [self._trees.get(path) for path in paths]
-        return all(tree is not None and (tree.users or tree.state is _State.PRISTINE) for tree in trees)
+        for path in paths:
+            tree = self._trees.get(path)
+            if tree is None or not (tree.users or tree.state is _State.PRISTINE):
+                return False
+        return True
 
     async def settle(self, paths: Iterable[str]) -> bool:
         """:meth:`are_there`, after a look at those whose last user has left since the last look."""

@@ -35,6 +35,10 @@ def is_counted(source: str) -> bool:
     return source not in _UNCOUNTED_SOURCES
 
 
+def _nothing() -> None:
+    """Where nothing is counted."""
+
+
 class Uses:
     """Envs and references of all sessions. On one event loop, but for what runs in threads.
 
@@ -144,30 +148,24 @@ class Uses:
         self._note_idle(session, digest)  # it stays so if nobody counts a reference
 
     def take(self, session: Session, digest: str, env: ReadyEnv, *, counted: bool) -> bool:
-        """Counts a reference on a ready env, unless something it stands on has been collected."""
-        store, held, whole = self._workshop.store, [], False
+        """Counts a reference on a ready env, unless something it stands on has been collected.
+
+        Or was built anew, elsewhere, since this env's context was made.
+        """
+        envs = self.of(session)
+        count = partial(self.references.acquire, session.id, digest) if counted else _nothing
         try:
-            for key, generation in zip(env.objects, env.generations, strict=True):
-                entry = store.hold(key)
-                if entry is None:
-                    break
-                held.append(entry)
-                if entry.generation != generation:
-                    break  # built anew, elsewhere, since this env's context was made
-            else:
-                whole = self._trees.are_there(env.trees)
-            if whole and counted:
-                self.references.acquire(session.id, digest)
-                self.of(session).used(digest)
-                self._trees.enter(session.id, digest, env.trees)
-                self._workshop.trace.told("acquire", env.objects)
+            whole = self._trees.are_there(env.trees) and self._workshop.store.use(
+                env.objects, env.generations, count
+            )
         except NotFoundError:
             whole = False  # forgotten as idle, between its preparation and now
-        finally:
-            for entry in held:
-                store.unhold(entry.key, entry.generation)
         if not whole:
-            self.of(session).ready.pop(digest, None)
+            envs.ready.pop(digest, None)
+        elif counted:
+            envs.used(digest)
+            self._trees.enter(session.id, digest, env.trees)
+            self._workshop.trace.told("acquire", env.objects)
         return whole
 
     def release(self, session: Session, serialized: str, source: str) -> None:

@@ -17,7 +17,7 @@ Requests are linked to the objects that they were resolved to: the upper of the 
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ray_envd.cache.errors import InUseError, NotFoundError
 from ray_envd.cache.keys import ObjectKey
@@ -111,6 +111,24 @@ class Objects:
             found.touch(time.time())
             self._touched.add(key)
             return found.entry
+
+    def use(self, keys: Sequence[ObjectKey], generations: Sequence[int], then: Callable[[], object]) -> bool:
+        """Calls ``then`` while none of these can go, and counts a use of each; False if one is not stored so.
+
+        ``then`` is called under the lock, as ``is_referenced`` is.
+        """
+        with self.lock:
+            found = [self._stored.get(key) for key in keys]
+            for each, generation in zip(found, generations, strict=True):
+                if each is None or each.facts.generation != generation:
+                    return False
+            then()
+            now = time.time()
+            for each in found:
+                if each is not None:
+                    each.touch(now)
+            self._touched.update(keys)
+        return True
 
     def rest(self, key: ObjectKey) -> None:
         """The last who refers to an object is going: it was in use until now."""

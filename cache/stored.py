@@ -106,6 +106,14 @@ class Stored:
         """
         return self._objects.hold(key)
 
+    def use(self, keys: Sequence[ObjectKey], generations: Sequence[int], then: Callable[[], object]) -> bool:
+        """Calls ``then``, which takes a reference, while none of these objects can be collected. Loop-safe.
+
+        Counts as a use of each. False, and nothing is called, unless all are there, in these generations.
+        ``then`` works in memory only and must not call the store.
+        """
+        return self._objects.use(keys, generations, then)
+
     def keep(self, key: ObjectKey) -> Entry | None:
         """:meth:`hold` for those who look after an object: it does not count as a use. Loop-safe."""
         try:

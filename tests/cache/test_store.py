@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -120,6 +120,37 @@ def test_holding_counts_uses_and_keeps_the_object(store: Store) -> None:
     assert store.evict(key("a"), never) > 0
     with pytest.raises(InUseError):
         store.unhold(key("a"))
+
+
+def test_a_use_of_several_objects_is_of_all_or_of_none(store: Store) -> None:
+    """A reference is taken, and each counted as used, only if all are stored as they are meant."""
+    generations = [put(store, name).generation for name in ("a", "b")]
+    before = [entry.uses for entry in (store.get(key("a")), store.get(key("b"))) if entry]
+    taken: list[str] = []
+    assert not store.use([key("a"), key("c")], generations, lambda: taken.append("never"))
+    assert not store.use([key("a"), key("b")], [generations[0], 99], lambda: taken.append("never"))
+    assert store.use([key("a"), key("b")], generations, lambda: taken.append("both"))
+    assert taken == ["both"]
+    after = [entry.uses for entry in (store.get(key("a")), store.get(key("b"))) if entry]
+    assert after == [uses + 1 for uses in before]
+
+
+def test_no_object_goes_while_a_reference_to_it_is_taken(store: Store) -> None:
+    """An eviction that comes meanwhile waits, and finds the reference."""
+    generation = put(store, "a").generation
+    referenced: list[ObjectKey] = []
+    with ThreadPoolExecutor() as threads:
+
+        def take() -> None:
+            evictions.append(threads.submit(store.evict, key("a"), lambda each: each in referenced))
+            assert not evictions[0].done()
+            referenced.append(key("a"))
+
+        evictions: list[Future[int]] = []
+        assert store.use([key("a")], [generation], take)
+        with pytest.raises(InUseError):
+            evictions[0].result(timeout=10)
+    assert store.get(key("a")) is not None
 
 
 def test_eviction_frees_what_it_says_and_leaves_nothing(store: Store) -> None:
