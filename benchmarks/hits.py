@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
@@ -147,9 +148,10 @@ class Bench:
             _bare(("bare_grpc.py", str(bare))),
             grpc.insecure_channel(f"unix:{bare}") as bare_channel,
         ):
-            empty = bare_channel.unary_unary(f"/{SERVICE}/{METHOD}")
+            empty: Callable[[bytes], bytes] = bare_channel.unary_unary(f"/{SERVICE}/{METHOD}")
             body = create_request(self.env)
-            call = services.RuntimeEnvServiceStub(channel).GetOrCreateRuntimeEnv
+            stub: Any = services.RuntimeEnvServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
+            call = stub.GetOrCreateRuntimeEnv
 
             def by_stub() -> None:
                 if call(request, timeout=120).status != pb.AGENT_RPC_STATUS_OK:

@@ -5,6 +5,7 @@
 
 import asyncio
 import sys
+from typing import Any
 
 import grpc
 import uvloop
@@ -20,7 +21,7 @@ async def echo(request: bytes, _context: object) -> bytes:
 async def serve() -> None:
     """Until it is ended."""
     server = grpc.aio.server()
-    methods = {METHOD: grpc.unary_unary_rpc_method_handler(echo)}
+    methods: dict[str, Any] = {METHOD: grpc.unary_unary_rpc_method_handler(echo)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
     server.add_insecure_port(f"unix:{sys.argv[1]}")
     await server.start()
