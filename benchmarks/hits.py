@@ -148,7 +148,7 @@ class Bench:
             _bare(("bare_grpc.py", str(bare))),
             grpc.insecure_channel(f"unix:{bare}") as bare_channel,
         ):
-            empty: Callable[[bytes], bytes] = bare_channel.unary_unary(f"/{SERVICE}/{METHOD}")
+            empty: Any = bare_channel.unary_unary(f"/{SERVICE}/{METHOD}")
             body = create_request(self.env)
             stub: Any = services.RuntimeEnvServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
             call = stub.GetOrCreateRuntimeEnv
