@@ -62,22 +62,34 @@ class Daemon:
         )
         self._sessions = LocalSessions(self.manager, store, settings.python)
         prefetcher = Prefetcher(self.manager, self._sessions)
-        self.warm = Warm(
+        self.warm = self._make_warm(prefetcher)
+        self._grpc = self._make_grpc(prefetcher)
+        self._inner = settings.socket.parent / f".{settings.socket.name}.{secrets.token_hex(4)}"
+        self._gate = Gate(settings.socket, self._inner / "grpc")
+        self._http: HttpServer | None = None
+        self._idle_since = time.monotonic()
+        self.metrics.daemon.ready.set_function(self._takes_work)
+
+    def _make_warm(self, prefetcher: Prefetcher) -> Warm:
+        warm = Warm(
             prefetcher,
-            store,
-            Pins(store, store.layout.warm_pins),
-            settings.warm_file,
+            self.store,
+            Pins(self.store, self.store.layout.warm_pins),
+            self.settings.warm_file,
             self.core.workshop.thread,
-            Pauses(refresh=max(_LEAST_REFRESH, settings.resolution_ttl)),
+            Pauses(refresh=max(_LEAST_REFRESH, self.settings.resolution_ttl)),
         )
-        self.metrics.daemon.watch_warm(self.warm.count)
-        self._status = Status(
+        self.metrics.daemon.watch_warm(warm.count)
+        return warm
+
+    def _make_grpc(self, prefetcher: Prefetcher) -> GrpcServer:
+        status = Status(
             self.manager,
             self.core.collector,
             self.warm,
             self.core.budget,
-            str(settings.store),
-            settings.budget_bytes,
+            str(self.settings.store),
+            self.settings.budget_bytes,
         )
         admin = AdminService(
             self.manager,
@@ -86,15 +98,10 @@ class Daemon:
             self.links,
             self.core.collector,
             self.core.integrity,
-            self._status,
+            status,
             self.drain,
         )
-        self._grpc = GrpcServer(RuntimeEnvService(self.manager, self._sessions), admin, self.metrics)
-        self._inner = settings.socket.parent / f".{settings.socket.name}.{secrets.token_hex(4)}"
-        self._gate = Gate(settings.socket, self._inner / "grpc")
-        self._http: HttpServer | None = None
-        self._idle_since = time.monotonic()
-        self.metrics.daemon.ready.set_function(self._takes_work)
+        return GrpcServer(RuntimeEnvService(self.manager, self._sessions), admin, self.metrics)
 
     def _takes_work(self) -> bool:
         return self._ready and not self.manager.draining

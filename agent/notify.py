@@ -33,20 +33,6 @@ def watchdog() -> None:
     _send("WATCHDOG=1")
 
 
-def watchdog_interval() -> float | None:
-    """Seconds after which systemd takes this process for dead if it hears nothing; None: it does not ask.
-
-    Tell it twice in that time (sd_watchdog_enabled(3)).
-    """
-    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        return None  # meant for another process, which left us its environment
-    try:
-        microseconds = int(os.environ["WATCHDOG_USEC"])
-    except (KeyError, ValueError):
-        return None
-    return microseconds / 1e6 if microseconds > 0 else None
-
-
 def _send(word: str, status: str = "") -> None:
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):

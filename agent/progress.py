@@ -2,10 +2,9 @@
 
 A build reports events; each waiter listens with a callback of its own (the set-up log of its job, a
 gRPC stream, a progress bar). Somebody who joins late hears first what has happened so far. All of it
-happens on the event loop; threads use :meth:`Progress.from_thread`.
+happens on the event loop.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -90,13 +89,3 @@ class Progress:
             self._history.append(event)
         for listener in tuple(self._listeners):
             listener(event)
-
-    def from_thread(self, loop: asyncio.AbstractEventLoop) -> Callable[..., None]:
-        """:meth:`report` for a thread: same arguments, returns at once."""
-
-        def report(field: str, phase: str, detail: str = "", *, done: int = 0, total: int = 0) -> None:
-            loop.call_soon_threadsafe(
-                lambda: self.report(field, phase, detail, done=done, total=total),
-            )
-
-        return report

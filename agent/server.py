@@ -23,7 +23,7 @@ from ray_envd.cache.errors import StoreLockedError
 from ray_envd.cache.store import Store
 
 _log = logging.getLogger(__name__)
-EXIT_OK, EXIT_FAILED, EXIT_LOCKED = 0, 1, 5
+EXIT_OK, EXIT_LOCKED = 0, 5
 
 
 @contextlib.asynccontextmanager

@@ -50,16 +50,6 @@ class ObjectKey:
         return f"{self.kind}/{self.digest}"
 
 
-def is_kind(text: str) -> bool:
-    """Whether the text may be an object's kind."""
-    return _KIND.fullmatch(text) is not None
-
-
-def is_digest(text: str) -> bool:
-    """Whether the text may be an object's digest."""
-    return _DIGEST.fullmatch(text) is not None
-
-
 def digest_of(*parts: JSON) -> str:
     """The digest of a sequence of JSON values; different sequences have different digests.
 

@@ -58,13 +58,6 @@ class Markers:
             raise CorruptError(f"the marker of {name.key.id} is damaged: {error}") from error
         return Facts.from_json(value)
 
-    def is_there(self, key: ObjectKey, fingerprint: list[int]) -> bool:
-        """Whether the marker of a key is still the one with this fingerprint."""
-        try:
-            return _fingerprint(self._path(MarkerName(key)).lstat()) == fingerprint
-        except OSError:
-            return False
-
     def remove(self, name: MarkerName) -> None:
         """Unpublishes an object; durable. Without a marker nothing happens.
 

@@ -69,29 +69,3 @@ def test_supervisor_that_does_not_read_does_not_block(supervisor: socket.socket)
     program = "from ray_envd.agent import notify\nfor _ in range(2000): notify.watchdog()"
     subprocess.run([sys.executable, "-c", program], env=dict(os.environ), timeout=30, check=True)
     assert supervisor.recv(100) == b"WATCHDOG=1"
-
-
-@pytest.mark.parametrize(
-    ("microseconds", "pid", "expected"),
-    [
-        ("30000000", None, 30.0),
-        ("30000000", "self", 30.0),
-        ("30000000", "1", None),
-        ("0", None, None),
-        ("soon", None, None),
-        (None, None, None),
-    ],
-)
-def test_watchdog_interval(
-    monkeypatch: pytest.MonkeyPatch, microseconds: str | None, pid: str | None, expected: float | None
-) -> None:
-    """Seconds, and only if the watchdog is on for this very process."""
-    for name, value in (
-        ("WATCHDOG_USEC", microseconds),
-        ("WATCHDOG_PID", str(os.getpid()) if pid == "self" else pid),
-    ):
-        if value is None:
-            monkeypatch.delenv(name, raising=False)
-        else:
-            monkeypatch.setenv(name, value)
-    assert notify.watchdog_interval() == expected
