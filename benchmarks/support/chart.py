@@ -114,4 +114,6 @@ def _panel(axes: Any, panel: Sequence[Bar]) -> None:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 20 else f"{value:.3g}"
+    if value >= 10:
+        return f"{value:,.0f}" if value >= 20 else f"{value:.1f}"
+    return f"{value:.2f}"
