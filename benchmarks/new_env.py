@@ -56,7 +56,7 @@ TARGETS = {
     "again_other": Target(
         most=5,
         limit="A session's first request makes the env's layer (1.6 ms), and reads pip's configuration, the "
-        "interpreter's stamps and the env's records in eleven turns of threads, while Ray's own start is not over.",
+        "interpreter's stamps and the env's records in eleven turns of threads, while Ray still starts.",
     ),
     "again_cluster": Target(most=50),
 }
