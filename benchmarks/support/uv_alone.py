@@ -39,7 +39,7 @@ class UvAlone:
 
     def warm(self, field: Mapping[str, Any]) -> None:
         """Fetches what the field names, from where ray-envd would, and makes the shadow of Ray's Python."""
-        self._folder.mkdir()
+        self._folder.mkdir(exist_ok=True)
         asyncio.run(self._prepare(field))
         self._run("venv", "-q", "--python", str(self._python), str(self._folder / "warm"))
         self._run(*self._install(self._folder / "warm"), offline=False)
