@@ -1,6 +1,7 @@
 """Sealing: what is to be done to a new object once nobody waits for it.
 
-Modules are compiled, so that no worker writes into the store; write permissions are taken away; what the tree
+Modules are compiled, or linked from an environment that has compiled the very same ones, so that no worker
+writes into the store; write permissions are taken away; what the tree
 is now is written down, file by file; and the marker says that nothing is added any more. One object at a
 time, at a low priority, after the builds. An object is handed out before, and a daemon that ends leaves the
 rest to the next one.
@@ -15,6 +16,7 @@ from typing import Protocol
 
 from ray_envd.agent.errors import EnvError
 from ray_envd.agent.integrity.damage import Damage
+from ray_envd.agent.integrity.donors import Donors
 from ray_envd.agent.integrity.inspection import take_inventory
 from ray_envd.agent.integrity.steps import Steps, to_the_end
 from ray_envd.agent.python.bytecode import compile_modules
@@ -146,14 +148,21 @@ class Sealer:
     async def _seal(self, entry: Entry) -> Entry | None:
         thread, store = self._workshop.thread, self._workshop.store
         owner = await thread(store.layout.owner, entry.key.owner)
-        if (site_packages := entry.details.get("site_packages")) is not None:
-            await self._compile(entry, Path(str(site_packages)), owner)
-        await to_the_end(thread(_protect, entry.path, owner))
-        found = await take_inventory(entry.path, owner, digests=True)
-        if wrong := _not_what_it_is_called(entry, found):
-            await self._damage.condemn(entry, wrong)
-            return None
-        sealed = await to_the_end(thread(_write_down, store, entry, found, owner))
+        async with Donors(store, entry) as donors:
+            if (site_packages := entry.details.get("site_packages")) is not None:
+                await self._compile(entry, Path(str(site_packages)), owner, donors)
+            await to_the_end(thread(_protect, entry.path, owner))
+            found = await take_inventory(entry.path, owner, digests=True)
+            if wrong := _not_what_it_is_called(entry, found):
+                await self._damage.condemn(entry, wrong)
+                return None
+            for donor, differences in await thread(donors.untrue, found):
+                # Whatever else has the same files goes with it, and so does this object.
+                await self._damage.condemn(donor, differences)
+            if store.get(entry.key) is None:
+                return None
+            sealed = await to_the_end(thread(_write_down, store, entry, found, owner))
+            await to_the_end(thread(donors.weigh, sealed))
         self.after_seal()
         return sealed
 
@@ -161,11 +170,12 @@ class Sealer:
         image = entry.details.get("image")
         return image is None or self.images is None or self.images.is_ready(entry.key.owner, str(image))
 
-    async def _compile(self, entry: Entry, site_packages: Path, owner: Owner) -> None:
+    async def _compile(self, entry: Entry, site_packages: Path, owner: Owner, donors: Donors) -> None:
         image = entry.details.get("image")
         if image is None:
             python = Path(str(entry.details["python"]))
-            await compile_modules(python, site_packages, owner, seconds=_COMPILE_SECONDS)
+            folders = donors.site_packages
+            await compile_modules(python, site_packages, owner, seconds=_COMPILE_SECONDS, donors=folders)
         elif self.images is not None and self._can_compile(entry):
             try:
                 await self.images.compile(owner, str(image), site_packages, seconds=_COMPILE_SECONDS)
@@ -186,7 +196,7 @@ def _write_down(store: Store, entry: Entry, found: list[Found], owner: Owner) ->
     if (site_packages := entry.details.get("site_packages")) is not None:
         folder = Path(str(site_packages))
         with acting_as(owner):
-            units = wheel_files(folder, entry.path)
+            units = wheel_files(folder, entry.path, compiled=True)
         stamped |= dict.fromkeys((_BINARIES, folder.relative_to(entry.path).as_posix()))
     return store.seal(entry.key, entry.generation, units=units, stamped=stamped)
 

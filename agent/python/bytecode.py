@@ -6,6 +6,7 @@ store, and where the environment is read-only each worker would compile everythi
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from ray_envd.agent import process
@@ -17,7 +18,13 @@ _SCRIPT = Path(__file__).with_name("compile_script.py")
 
 
 async def compile_modules(
-    python: Path, site_packages: Path, owner: Owner, *, seconds: float, run: Runner = process.run
+    python: Path,
+    site_packages: Path,
+    owner: Owner,
+    *,
+    seconds: float,
+    donors: Sequence[Path] = (),
+    run: Runner = process.run,
 ) -> None:
     """Compiles every module of a site-packages folder at a low priority, as if a worker had imported it.
 
@@ -29,6 +36,8 @@ async def compile_modules(
         site_packages: a folder of its own.
         owner: as whom; modules are compiled, never run.
         seconds: after which it is ended.
+        donors: site-packages of environments from which compiled modules are linked, where both have the same
+            source file.
         run: how, for an interpreter that is not the host's.
 
     Raises:
@@ -36,7 +45,7 @@ async def compile_modules(
     """
     source = await asyncio.to_thread(_SCRIPT.read_text)
     # -S: what .pth files of packages run is no part of this.
-    argv = [str(python), "-I", "-S", "-c", source, str(site_packages)]
+    argv = [str(python), "-I", "-S", "-c", source, str(site_packages), *map(str, donors)]
     try:
         async with asyncio.timeout(seconds):
             done = await run(argv, env={"PATH": "/usr/bin:/bin"}, cwd="/", owner=owner)
