@@ -1,40 +1,51 @@
 """How long a large env takes whose wheels are known, what one more package costs, and what both take on disk.
 
-``make bench`` runs it; by hand: ``.venv/bin/python benchmarks/large_env.py --json out.json``. What is
-measured from where to where stands in README.md. Wheels are fetched once, into uv's cache in
-``.work/bench-wheels``, and stay there; all else is made in ``.work/bench-PID`` and gone at the end. The exit
-code is 1 if a measurement was not what it claims to be.
+``make bench ONLY=large_env`` runs it; by hand: ``.venv/bin/python benchmarks/large_env.py --rounds 20``. What
+is measured from where to where stands in README.md. Wheels are fetched once, into uv's cache in
+``.work/bench-wheels``, and stay there. The exit code is 1 if a measurement was not what it claims to be or
+something was left behind.
 """
 
 import argparse
 import os
 import shutil
-import signal
 import sys
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 
 # Found by the line above:
 from daemons import Daemon  # noqa: E402
-from figures import Figures, Series, Target, machine  # noqa: E402
-from processes import NodeError  # noqa: E402
-from rays import ROOT, install_ray  # noqa: E402
-from rich.console import Console  # noqa: E402
-from stores import Envs, clone_cache, disk_bytes, fetch  # noqa: E402
+from figures import Figures, Series, Target  # noqa: E402
+from processes import wait_until  # noqa: E402
+from rays import install_ray  # noqa: E402
+from script import RAY, circumstances, console, installations, parser, run  # noqa: E402
+from stores import PACKAGES, Envs, clone_wheels, disk_bytes, fetch, folder_bytes  # noqa: E402
 from uv_alone import UvAlone  # noqa: E402
 
-from ray_envd.agent.client import ClientError  # noqa: E402
 from ray_envd.cache.sizes import weigh  # noqa: E402
 
-RAY = "2.60.0"
-#: 200 MB of wheels, 680 MB and 8,300 files unpacked.
-PACKAGES = "numpy scipy pandas scikit-learn pyarrow matplotlib polars"
 MORE = "cowsay==6.1"
 _MIB = 2.0**20
+SERIES = {
+    "large": Series("large env: ray-envd, the daemon's time"),
+    "uv": Series("large env: uv alone, offline (three runs)"),
+    "uv_resolve": Series("  uv pip install --dry-run"),
+    "uv_venv": Series("  uv venv"),
+    "uv_install": Series("  uv pip install"),
+    "uv_prefix": Series("  uv pip install --prefix, where the interpreter is known"),
+    "uv_used": Series("large env: the two runs of uv that ray-envd makes, alone"),
+    "variant": Series("one more package: the env without it is there"),
+    "alone_warm": Series("one more package: no env is there, wheels known"),
+    "alone": Series("one more package: nothing is there, wheels are fetched"),
+    "copy": Series("disk: a copy of the second env", "MiB"),
+    "second_disk": Series("disk: what the second env adds, its bytecode and books included", "MiB"),
+    "folders": Series("  of that its folders, a block each", "MiB"),
+    "first_disk": Series("disk: what the first env adds to uv's cache", "MiB"),
+    "seal_first": Series("sealing the first env, in the background"),
+    "seal_second": Series("sealing the second env"),
+}
 RATIOS = {
     "large_to_uv": ("a large env: ray-envd's daemon time to uv alone", "large", "uv"),
     "large_to_used": ("a large env: ray-envd's daemon time to its two runs of uv alone", "large", "uv_used"),
@@ -61,35 +72,13 @@ TARGETS = {
     ),
     "disk_to_copy": Target(most=0.02, of="a copy"),
 }
-console = Console(stderr=True, highlight=False)
-
-
-def _series() -> dict[str, Series]:
-    return {
-        "large": Series("large env: ray-envd, the daemon's time"),
-        "uv": Series("large env: uv alone, offline (three runs)"),
-        "uv_resolve": Series("  uv pip install --dry-run"),
-        "uv_venv": Series("  uv venv"),
-        "uv_install": Series("  uv pip install"),
-        "uv_prefix": Series("  uv pip install --prefix, where the interpreter is known"),
-        "uv_used": Series("large env: the two runs of uv that ray-envd makes, alone"),
-        "variant": Series("one more package: the env without it is there"),
-        "alone_warm": Series("one more package: no env is there, wheels known"),
-        "alone": Series("one more package: nothing is there, wheels are fetched"),
-        "copy": Series("disk: a copy of the second env", "MiB"),
-        "second_disk": Series("disk: what the second env adds, its bytecode and books included", "MiB"),
-        "folders": Series("  of that its folders, a block each", "MiB"),
-        "first_disk": Series("disk: what the first env adds to uv's cache", "MiB"),
-        "seal_first": Series("sealing the first env, in the background"),
-        "seal_second": Series("sealing the second env"),
-    }
 
 
 class Bench:
     """A daemon whose store knows the wheels, uv alone with the same ones, and what was measured."""
 
     def __init__(self, folder: Path, packages: list[str]) -> None:
-        self.series = _series()
+        self.series = SERIES
         self.folder, self.packages = folder, packages
         self.python = install_ray(RAY, folder / "ray")
         self.env = {"pip": {"packages": packages, "pip_check": False}}
@@ -107,11 +96,10 @@ class Bench:
 
     def prepare(self) -> None:
         """Both sides know all wheels."""
-        wheels = ROOT / ".work" / "bench-wheels"
         console.print("[dim]fetching what is not there yet[/]")
-        fetch([*self.packages, MORE], self.python, wheels, self.folder / "scratch")
-        self.envs.give_wheels(wheels)
-        clone_cache(wheels, self.folder / "u" / "cache")
+        fetch([*self.packages, MORE], self.python, self.folder / "scratch")
+        self.envs.give_wheels()
+        clone_wheels(self.folder / "u" / "cache")
         self.uv.warm(self.env["pip"])
         os.sync()
 
@@ -123,14 +111,14 @@ class Bench:
         self.envs.evict()
         for env, seal in ((self.env, "seal_first"), (self.more, "seal_second")):
             before, sealed = disk_bytes(store), self.envs.seal_seconds()
-            folder = self.envs.sealed(self.envs.create(env, hit=False))
+            folder = self.envs.folder(self.envs.create(env, hit=False))
+            wait_until(lambda sealed=sealed: self.envs.seal_seconds() > sealed, 120, "a seal", every=0.2)
             self.add(seal, self.envs.seal_seconds() - sealed)
             sizes.append((disk_bytes(store) - before) / _MIB)
         self.series["first_disk"].add(sizes[0])
         self.series["second_disk"].add(sizes[1])
         self.series["copy"].add(weigh(folder).total / _MIB)
-        folders = sum(path.lstat().st_blocks * 512 for path in folder.rglob("*") if path.is_dir())
-        self.series["folders"].add(folders / _MIB)
+        self.series["folders"].add(folder_bytes(folder) / _MIB)
         self.envs.evict()
 
     def round(self, number: int) -> None:
@@ -158,16 +146,6 @@ class Bench:
             shutil.rmtree(self.folder / f"c{number}")
             os.sync()  # what is written late is not the next round's to wait for
 
-    def circumstances(self) -> dict[str, Any]:
-        """The machine and the versions."""
-        return {
-            **machine(self.folder),
-            "ray": RAY,
-            "ray_envd": version("ray-envd"),
-            "uv": version("uv"),
-            "packages": " ".join(self.packages),
-        }
-
 
 def measure(arguments: argparse.Namespace) -> Figures:
     """The whole run.
@@ -175,11 +153,10 @@ def measure(arguments: argparse.Namespace) -> Figures:
     Raises:
         NodeError: something did not come up, was not what it should be, or was left behind.
     """
-    folder = ROOT / ".work" / f"bench-{os.getpid()}"
-    folder.mkdir(parents=True)
-    try:
+    with installations() as folder:
+        folder.mkdir(parents=True)
         bench = Bench(folder, arguments.packages.split())
-        figures = Figures(bench.series, RATIOS, bench.circumstances(), TARGETS)
+        told = circumstances(folder, packages=arguments.packages)
         bench.prepare()
         bench.envs.daemon.start()
         try:
@@ -192,43 +169,14 @@ def measure(arguments: argparse.Namespace) -> Figures:
                     bench.alone(number)
         finally:
             bench.envs.daemon.stop()
-    finally:
-        # Whoever is impatient must not leave half of it behind.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        shutil.rmtree(folder, ignore_errors=True)
-    if folder.exists():
-        raise NodeError(f"left behind: {folder}")
-    return figures
-
-
-def _interrupted(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+    return Figures(bench.series, RATIOS, told, TARGETS)
 
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON too")
-    parser.add_argument("--packages", default=PACKAGES, help="what the env holds, in one argument")
-    parser.add_argument("--rounds", type=int, default=10, metavar="N")
-    parser.add_argument("--alone", type=int, default=2, metavar="N", help="how often on an empty store")
-    arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupted)
-    signal.signal(signal.SIGHUP, _interrupted)
-    try:
-        figures = measure(arguments)
-    except KeyboardInterrupt:
-        console.print("interrupted; everything was ended and removed")
-        return 130
-    except (NodeError, TimeoutError, ClientError) as error:
-        console.print(f"wrong: {error}", style="red", markup=False)
-        return 1
-    figures.show(Console(highlight=False), f"A large env ({arguments.packages})")
-    if arguments.json:
-        figures.write(arguments.json)
-    return 0
+    asked = parser(__doc__, rounds=10, alone=2)
+    asked.add_argument("--packages", default=PACKAGES, help="what the env holds, in one argument")
+    return run(asked, measure, "A large env: {packages}")
 
 
 if __name__ == "__main__":

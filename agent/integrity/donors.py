@@ -69,16 +69,24 @@ class Donors:
         Raises:
             OSError: the disk.
         """
-        units = {unit.id for unit in sealed.size.units if _COMPILED in unit.sample}
-        for held in self._held:
-            if units.issubset(unit.id for unit in held.size.units):
-                continue
+        known = {unit.id for held in self._held for unit in held.size.units}
+        fresh = [unit for unit in sealed.size.units if _COMPILED in unit.sample and unit.id not in known]
+        for held in self._held if fresh else ():
             with acting_as(self._store.layout.owner(held.key.owner)):
+                if not any(_is_same(held.path / each.sample, sealed.path / each.sample) for each in fresh):
+                    continue
                 files = wheel_files(Path(str(held.details["site_packages"])), held.path, compiled=True)
             try:
                 self._store.weigh_again(held, files)
             except NotFoundError:
                 continue  # condemned meanwhile
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def _fewest(entry: Entry, others: Sequence[Entry]) -> list[Entry]:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,13 @@ class Driver:
 
     def task(self, env: dict[str, Any], module: str) -> tuple[float, bool]:
         """Seconds from a task's submission to its result, and whether its env has a module."""
-        seconds, has = self._ask({"task": env, "module": module})
-        return float(seconds), bool(has)
+        seconds, (has,) = self.tasks([(env, module)])
+        return seconds, has
+
+    def tasks(self, tasks: Sequence[tuple[dict[str, Any], str]]) -> tuple[float, list[bool]]:
+        """Seconds from the first submission to the last result of tasks, and whether each has its module."""
+        seconds, has = self._ask({"tasks": tasks})
+        return float(seconds), has
 
     def _ask(self, question: dict[str, Any]) -> Any:
         """The answer.

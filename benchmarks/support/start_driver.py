@@ -1,9 +1,9 @@
 """A driver that starts workers and says how long each took; it stays for the next question.
 
 stdin, a line each: ``{"actors": [runtime envs]}``, one for each actor that is wanted at once, or
-``{"task": runtime env, "module": name}``. stdout: ``TOOK`` and JSON: of actors the seconds from the first
-submission to each one's first answer, of a task the seconds to its result and whether the module can be
-imported there. Their workers are gone then.
+``{"tasks": [[runtime env, name of a module]]}``, submitted at once. stdout: ``TOOK`` and JSON: of actors the
+seconds from the first submission to each one's first answer; of tasks the seconds from the first submission
+to the last result, and of each whether its module can be imported there. Their workers are gone then.
 """
 
 import importlib.util
@@ -53,13 +53,13 @@ def took(envs: list[dict[str, Any]]) -> list[float]:
     return seconds
 
 
-def task_took(env: dict[str, Any], module: str) -> tuple[float, bool]:
-    """Runs a task in an env."""
+def tasks_took(tasks: list[tuple[dict[str, Any], str]]) -> tuple[float, list[bool]]:
+    """Runs tasks, each in its env."""
     began = time.perf_counter()
-    pid, has = ray.get(look.options(runtime_env=env).remote(module))
+    found = ray.get([look.options(runtime_env=env).remote(module) for env, module in tasks])
     seconds = time.perf_counter() - began
-    wait_gone([pid])
-    return seconds, has
+    wait_gone([pid for pid, _ in found])
+    return seconds, [has for _, has in found]
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def main() -> None:
     ray.init(log_to_driver=False)
     for line in sys.stdin:
         asked = json.loads(line)
-        answer = took(asked["actors"]) if "actors" in asked else task_took(asked["task"], asked["module"])
+        answer = took(asked["actors"]) if "actors" in asked else tasks_took(asked["tasks"])
         sys.stdout.write(f"\nTOOK {json.dumps(answer)}\n")
         sys.stdout.flush()
 

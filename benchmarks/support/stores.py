@@ -5,18 +5,27 @@ import os
 import re
 import subprocess
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from daemons import Daemon
 from processes import NodeError, wait_until
+from rays import ROOT
 
 from ray_envd.agent.client import Client, ClientError, Created
 from ray_envd.agent.python.tools import our_uv
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.layout import Layout
+from ray_envd.cache.sizes import BLOCK
 
+#: What a large env holds: 200 MB of wheels; 680 MB and 8,300 files, unpacked.
+PACKAGES = (
+    "numpy==2.4.6 scipy==1.17.1 pandas==3.1.1 scikit-learn==1.9.1 pyarrow==26.0.1 matplotlib==3.11.2"
+    " polars==2.1.0"
+)
+#: A cache of uv that stays between runs.
+WHEELS = ROOT / ".work" / "bench-wheels"
 _SEALS = re.compile(r'^ray_envd_build_phase_seconds_sum\{kind="python",.*phase="seal"\} (\S+)$', re.MULTILINE)
 
 
@@ -27,9 +36,9 @@ class Envs:
         self.daemon, self.python = daemon, python
         self.layout = Layout(daemon.store)
 
-    def give_wheels(self, cache: Path) -> None:
-        """Lets the store's cache of uv know what another one does; before the daemon starts."""
-        clone_cache(cache, self.layout.user(os.getuid()).uv_cache)
+    def give_wheels(self) -> None:
+        """Lets the store's cache of uv know what :data:`WHEELS` holds; before the daemon starts."""
+        clone_wheels(self.layout.user(os.getuid()).uv_cache)
 
     def create(self, env: Mapping[str, Any], *, hit: bool) -> Created:
         """The env through the admin API, in a new session.
@@ -48,14 +57,6 @@ class Envs:
     def folder(self, created: Created) -> Path:
         """Where the environment of an env stands."""
         return self.layout.object(_key(created))
-
-    def sealed(self, created: Created, deadline: float = 120.0) -> Path:
-        """The same, once nothing is added to it any more."""
-        key = _key(created)
-        manifest = self.layout.manifests / str(key.owner) / key.kind / f"{key.digest}.0.json.z"
-        wait_until(manifest.exists, deadline, "the seal of an environment", every=0.1)
-        wait_until(lambda: not list(self.layout.markers.rglob("*.new")), 5, "its marker")
-        return self.folder(created)
 
     def seal_seconds(self) -> float:
         """What all seals of environments have taken since the daemon started; its own words."""
@@ -82,28 +83,33 @@ def _key(created: Created) -> ObjectKey:
     return ObjectKey(os.getuid(), "python", found.partition("/")[2])
 
 
-def disk_bytes(folder: Path) -> int:
-    """What a folder takes on disk, each file once; du(1) counts."""
-    done = subprocess.run(
-        ["du", "-s", "--block-size=1", str(folder)], capture_output=True, text=True, check=False
-    )
-    return int(done.stdout.split()[0])
+def disk_bytes(*paths: Path) -> int:
+    """What files and folders take on disk together, each file once; du(1) counts."""
+    words = ["du", "-sc", "--block-size=1", *map(str, paths)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return int(done.stdout.splitlines()[-1].split()[0])
 
 
-def clone_cache(cache: Path, target: Path) -> None:
+def folder_bytes(path: Path) -> int:
+    """What the folders of a tree take, without their files."""
+    folders = [path, *(each for each in path.rglob("*") if each.is_dir() and not each.is_symlink())]
+    return sum(folder.lstat().st_blocks * BLOCK for folder in folders)
+
+
+def clone_wheels(target: Path) -> None:
     """A cache of uv with the same files, linked, and folders of its own."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["cp", "-al", str(cache), str(target)], check=True)
+    subprocess.run(["cp", "-al", str(WHEELS), str(target)], check=True)
 
 
-def fetch(packages: list[str], python: Path, cache: Path, scratch: Path) -> None:
-    """Sees to it that a cache of uv holds these packages and all that they need.
+def fetch(packages: Sequence[str], python: Path, scratch: Path) -> None:
+    """Sees to it that :data:`WHEELS` holds these packages and all that they need.
 
     Raises:
         NodeError: they cannot be had.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("UV_")}
-    environment = {**kept, "UV_CACHE_DIR": str(cache), "UV_SYSTEM_CERTS": "1"}
+    environment = {**kept, "UV_CACHE_DIR": str(WHEELS), "UV_SYSTEM_CERTS": "1"}
     for words in (
         ["venv", "-q", "--python", str(python), str(scratch)],
         ["pip", "install", "-q", "--python", str(scratch / "bin" / "python"), *packages],

@@ -60,14 +60,15 @@ def wait_until_sealed(daemon: Daemon, kind: str = "python") -> None:
     )
 
 
-def flip(path: Path) -> None:
-    """Changes one bit in place, as a bad disk would: neither size nor time tells."""
+def flip(path: Path, at: int = 0) -> None:
+    """Changes one bit in place, as a bad disk would: neither size nor time tells. Below 0: from the end."""
     state = path.stat()
     path.chmod(0o644)
     with path.open("r+b") as file:
-        first = file.read(1)
-        file.seek(0)
-        file.write(bytes([first[0] ^ 1]))
+        place = file.seek(at, os.SEEK_END if at < 0 else os.SEEK_SET)
+        found = file.read(1)
+        file.seek(place)
+        file.write(bytes([found[0] ^ 1]))
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     path.chmod(state.st_mode)
 
