@@ -81,7 +81,9 @@ def with_others(size: Size, outside: Iterable[Unit]) -> Size:
     return Size(size.private, (*size.units, *outside))
 
 
-def measure(path: Path, units: Mapping[str, str] | None = None) -> Measured:
+def measure(
+    path: Path, units: Mapping[str, str] | None = None, linkable: Mapping[str, str] | None = None
+) -> Measured:
     """Weighs a tree.
 
     A file all of whose links are inside of the tree counts as its own, once.
@@ -90,14 +92,17 @@ def measure(path: Path, units: Mapping[str, str] | None = None) -> Measured:
         path: the tree.
         units: to which unit a file belongs, by its path relative to the tree; what is not named and linked
             from elsewhere makes up one more.
+        linkable: the same for files that others link from here; such units they are also before anybody does.
     """
     private, linked = 0, dict[int, list[tuple[str, os.stat_result]]]()
+    groups = dict[str, _Group]()
     for relative, state in _states(path):
-        if state.st_nlink == 1 or stat.S_ISDIR(state.st_mode):
+        if linkable and relative in linkable and stat.S_ISREG(state.st_mode):
+            groups.setdefault(linkable[relative], _Group()).add(state, relative)
+        elif state.st_nlink == 1 or stat.S_ISDIR(state.st_mode):
             private += state.st_blocks * BLOCK
         else:
             linked.setdefault(state.st_ino, []).append((relative, state))
-    groups = dict[str, _Group]()
     for found in linked.values():
         relative, state = found[0]
         if len(found) == state.st_nlink:

@@ -20,7 +20,7 @@ from ray_envd.cache.objects import Objects
 from ray_envd.cache.owner import acting_as
 from ray_envd.cache.records import Entry, Facts, Link, Object, find
 from ray_envd.cache.removal import remove_tree, to_trash
-from ray_envd.cache.sizes import Measured, Size, measure, with_others
+from ray_envd.cache.sizes import measure, with_others
 
 
 class Stored:
@@ -224,11 +224,18 @@ class Stored:
         self._rewrite(key, lambda facts: replace(facts, pinned=False))
 
     def seal(
-        self, key: ObjectKey, generation: int, *, units: Mapping[str, str] | None, stamped: Iterable[str]
+        self,
+        key: ObjectKey,
+        generation: int,
+        *,
+        units: Mapping[str, str] | None,
+        stamped: Iterable[str],
+        linkable: Mapping[str, str] | None = None,
     ) -> Entry:
         """Says that nothing is added to an object any more; weighs and stamps it anew. Durable.
 
-        The caller holds it. Further arguments as for :meth:`commit`.
+        The caller holds it. ``linkable`` as for :func:`ray_envd.cache.sizes.measure`, what else is given as
+        for :meth:`commit`.
 
         Raises:
             NotFoundError: it is not there, or not in this generation.
@@ -238,31 +245,15 @@ class Stored:
         if entry is None or entry.generation != generation:
             raise NotFoundError(f"no object {key.id}")
         with acting_as(self.layout.owner(key.owner)):
-            measured = measure(entry.path, units)
+            measured = measure(entry.path, units, linkable)
             taken = stamps.take(entry.path, stamped, before=entry.facts.stamps)
 
         def sealed(facts: Facts) -> Facts:
             epoch = self._epochs.sealed()  # after the last of its files
-            return replace(facts, size=_with_outside(measured, facts), stamps=taken, sealed=True, epoch=epoch)
+            size = with_others(measured.size, (unit for unit in facts.size.units if not unit.sample))
+            return replace(facts, size=size, stamps=taken, sealed=True, epoch=epoch)
 
         return self._rewrite(key, sealed, measured.links)
-
-    def weigh_again(self, entry: Entry, units: Mapping[str, str] | None) -> None:
-        """Another object has linked files of this one, which were its alone before. Durable.
-
-        The caller holds it. ``units`` as for :meth:`commit`.
-
-        Raises:
-            NotFoundError: it is not there.
-            OSError: the disk.
-        """
-        with acting_as(self.layout.owner(entry.key.owner)):
-            measured = measure(entry.path, units)
-
-        def weighed(facts: Facts) -> Facts:
-            return replace(facts, size=_with_outside(measured, facts))
-
-        self._rewrite(entry.key, weighed, measured.links)
 
     def _rewrite(
         self, key: ObjectKey, change: Callable[[Facts], Facts], links: Mapping[str, int] | None = None
@@ -297,10 +288,6 @@ class Stored:
             NotFoundError: the object is not there.
         """
         self._write(self._objects.link(request_digest, key, expires))
-
-
-def _with_outside(measured: Measured, facts: Facts) -> Size:
-    return with_others(measured.size, (unit for unit in facts.size.units if not unit.sample))
 
 
 def _links(path: Path) -> int:

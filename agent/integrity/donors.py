@@ -9,11 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from ray_envd.agent.python.wheel_files import wheel_files
-from ray_envd.cache.errors import NotFoundError
 from ray_envd.cache.inventory import Found
 from ray_envd.cache.manifest import Change, Difference
-from ray_envd.cache.owner import acting_as
 from ray_envd.cache.store import Entry, Store
 
 _COMPILED = ".pyc"
@@ -62,31 +59,6 @@ class Donors:
             if wrong:
                 told.append((held, wrong))
         return told
-
-    def weigh(self, sealed: Entry) -> None:
-        """Weighs those anew whose compiled modules were theirs alone until now. Blocking.
-
-        Raises:
-            OSError: the disk.
-        """
-        known = {unit.id for held in self._held for unit in held.size.units}
-        fresh = [unit for unit in sealed.size.units if _COMPILED in unit.sample and unit.id not in known]
-        for held in self._held if fresh else ():
-            with acting_as(self._store.layout.owner(held.key.owner)):
-                if not any(_is_same(held.path / each.sample, sealed.path / each.sample) for each in fresh):
-                    continue
-                files = wheel_files(Path(str(held.details["site_packages"])), held.path, compiled=True)
-            try:
-                self._store.weigh_again(held, files)
-            except NotFoundError:
-                continue  # condemned meanwhile
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False
 
 
 def _fewest(entry: Entry, others: Sequence[Entry]) -> list[Entry]:

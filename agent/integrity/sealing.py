@@ -20,7 +20,7 @@ from ray_envd.agent.integrity.donors import Donors
 from ray_envd.agent.integrity.inspection import take_inventory
 from ray_envd.agent.integrity.steps import Steps, to_the_end
 from ray_envd.agent.python.bytecode import compile_modules
-from ray_envd.agent.python.wheel_files import wheel_files
+from ray_envd.agent.python.wheel_files import compiled_files, wheel_files
 from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.errors import StoreError
 from ray_envd.cache.inventory import Found
@@ -162,7 +162,6 @@ class Sealer:
             if store.get(entry.key) is None:
                 return None
             sealed = await to_the_end(thread(_write_down, store, entry, found, owner))
-            await to_the_end(thread(donors.weigh, sealed))
         self.after_seal()
         return sealed
 
@@ -192,13 +191,14 @@ def _write_down(store: Store, entry: Entry, found: list[Found], owner: Owner) ->
     """The manifest first: what is sealed has one."""
     store.manifests.write(entry.key, entry.generation, Manifest.of(entry.created, found))
     stamped = dict.fromkeys(entry.facts.stamps)
-    units = None
+    units, linkable = None, None
     if (site_packages := entry.details.get("site_packages")) is not None:
         folder = Path(str(site_packages))
         with acting_as(owner):
-            units = wheel_files(folder, entry.path, compiled=True)
+            units = wheel_files(folder, entry.path)
+            linkable = compiled_files(units, entry.path)
         stamped |= dict.fromkeys((_BINARIES, folder.relative_to(entry.path).as_posix()))
-    return store.seal(entry.key, entry.generation, units=units, stamped=stamped)
+    return store.seal(entry.key, entry.generation, units=units, linkable=linkable, stamped=stamped)
 
 
 def _not_what_it_is_called(entry: Entry, found: list[Found]) -> list[Difference]:

@@ -9,23 +9,28 @@ from pathlib import Path, PurePosixPath
 _CACHE = "__pycache__"
 
 
-def wheel_files(site_packages: Path, root: Path, *, compiled: bool = False) -> dict[str, str]:
+def wheel_files(site_packages: Path, root: Path) -> dict[str, str]:
     """The distribution of each file below ``site_packages``, by the file's path relative to ``root``.
 
-    With ``compiled`` also of the modules that were compiled since, which environments share apart from the
-    wheels' own files. Blocking; call as the owner. A RECORD that is missing or cannot be read names nothing.
+    Blocking; call as the owner. A RECORD that is missing or cannot be read names nothing.
     """
     prefix = site_packages.relative_to(root).as_posix()
-    found = {
+    return {
         f"{prefix}/{path}": info.name
         for info in site_packages.glob("*.dist-info")
         for path in _recorded(info / "RECORD")
     }
-    return {**dict(_compiled(found, root)), **found} if compiled else found
+
+
+def compiled_files(files: Mapping[str, str], root: Path) -> dict[str, str]:
+    """What was compiled of :func:`wheel_files` since, apart from what the wheels brought.
+
+    Blocking; call as the owner.
+    """
+    return {path: name for path, name in _compiled(files, root) if path not in files}
 
 
 def _compiled(files: Mapping[str, str], root: Path) -> Iterator[tuple[str, str]]:
-    """The modules that were compiled from these, as a unit of their own of each distribution."""
     for folder in {path.rpartition("/")[0] for path in files if path.endswith(".py")}:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for name in os.listdir(root / folder / _CACHE):  # noqa: PTH208 - names are enough
