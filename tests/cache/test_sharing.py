@@ -128,3 +128,18 @@ def test_the_same_files_are_the_same_unit_whoever_has_them(tmp_path: Path) -> No
     sizes = [measure(tmp_path / name, {name: f"called {name}"}).size for name in ("one", "two", "three")]
     assert sizes[0].units[0].id == sizes[1].units[0].id != sizes[2].units[0].id
     assert [unit.sample for size in sizes for unit in size.units] == ["one", "two", "three"]
+
+
+def test_what_others_may_link_is_a_unit_before_anybody_does(tmp_path: Path) -> None:
+    """So it is the same unit once somebody has; until then its removal frees it."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    made = tmp_path / "one/made"
+    made.write_bytes(b"x" * 5000)
+    (tmp_path / "one/own").write_bytes(b"x" * 5000)
+    before = measure(tmp_path / "one", linkable={"made": "unit"})
+    (tmp_path / "two/made").hardlink_to(made)
+    after = measure(tmp_path / "two", linkable={"made": "unit"})
+    assert before.size.units == after.size.units
+    assert [*before.links.values(), *after.links.values()] == [1, 2]
+    assert before.size.apparent == measure(tmp_path / "one").size.apparent
