@@ -18,7 +18,6 @@ sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 # Found by the line above:
 from daemons import Daemon  # noqa: E402
 from figures import Figures, Series, Target  # noqa: E402
-from processes import wait_until  # noqa: E402
 from rays import install_ray  # noqa: E402
 from script import RAY, circumstances, console, installations, parser, run  # noqa: E402
 from stores import PACKAGES, Envs, clone_wheels, disk_bytes, fetch, folder_bytes  # noqa: E402
@@ -110,10 +109,9 @@ class Bench:
         self.envs.create({"pip": {"packages": [MORE], "pip_check": False}}, hit=False)
         self.envs.evict()
         for env, seal in ((self.env, "seal_first"), (self.more, "seal_second")):
-            before, sealed = disk_bytes(store), self.envs.seal_seconds()
+            before = disk_bytes(store)
             folder = self.envs.folder(self.envs.create(env, hit=False))
-            wait_until(lambda sealed=sealed: self.envs.seal_seconds() > sealed, 120, "a seal", every=0.2)
-            self.add(seal, self.envs.seal_seconds() - sealed)
+            self.add(seal, self.envs.next_seal())
             sizes.append((disk_bytes(store) - before) / _MIB)
         self.series["first_disk"].add(sizes[0])
         self.series["second_disk"].add(sizes[1])

@@ -58,8 +58,13 @@ class Envs:
         """Where the environment of an env stands."""
         return self.layout.object(_key(created))
 
-    def seal_seconds(self) -> float:
-        """What all seals of environments have taken since the daemon started; its own words."""
+    def next_seal(self) -> float:
+        """Seconds that the next seal of an environment takes, by the daemon's own words; waits for it."""
+        before = self._seal_seconds()
+        wait_until(lambda: self._seal_seconds() > before, 120, "a seal", every=0.2)
+        return self._seal_seconds() - before
+
+    def _seal_seconds(self) -> float:
         with urllib.request.urlopen(f"{self.daemon.http}/metrics") as reply:
             return sum(map(float, _SEALS.findall(reply.read().decode())))
 
