@@ -26,13 +26,14 @@ sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 # Found by the line above:
 from agents import Agent  # noqa: E402
 from figures import Figures, Series, Target  # noqa: E402
+from own_disk import ext4  # noqa: E402
 from processes import NodeError, wait_until  # noqa: E402
 from rays import ROOT, RayNode  # noqa: E402
 from script import circumstances, console, installations, parser, run, temporary  # noqa: E402
 from sides import Sides  # noqa: E402
 from uploads import Uploads, object_store  # noqa: E402
 
-from ray_envd.agent.client import Client  # noqa: E402
+from ray_envd.agent.client import Client, ClientError, Object  # noqa: E402
 
 CASES = {
     "small_gcs": "many small files from the GCS",
@@ -127,7 +128,9 @@ class Bench:
     def _round(
         self, case: Case, driver: Uploads, keep: contextlib.ExitStack | None
     ) -> Iterator[tuple[str, float]]:
-        wait_until(lambda: len(self._archives()) == self.kept, 30, "the removal of ray-envd's archive")
+        wait_until(self._evicted, 30, "the removal of ray-envd's archive")
+        if len(self._archives()) != self.kept:
+            raise NodeError("an archive that is in use has gone")
         with self._created(self.sides.ours, case, "new", keep) as took:
             yield "new", took
             if len(self._archives()) != self.kept + 1:
@@ -187,9 +190,18 @@ class Bench:
             shutil.rmtree(made) if made.is_dir() else made.unlink()
         return took
 
-    def _archives(self) -> list[str]:
+    def _archives(self) -> list[Object]:
         with Client(self.sides.daemon.socket) as client:
-            return [each.id for each in client.list().objects if each.kind == "archive"]
+            return [each for each in client.list().objects if each.kind == "archive"]
+
+    def _evicted(self) -> bool:
+        """Whether no archive is there that nobody uses; what was being sealed as it was let go has stayed."""
+        left = [each for each in self._archives() if not each.references]
+        with Client(self.sides.daemon.socket) as client:
+            for each in left:
+                with contextlib.suppress(ClientError):
+                    client.remove(each.id)
+        return not left
 
 
 def make_small(folder: Path, files: int) -> Path:
@@ -232,7 +244,11 @@ def measure(arguments: argparse.Namespace) -> Figures:
     Raises:
         NodeError: something did not come up, was not what it should be, or was left behind.
     """
-    with temporary() as short, installations() as installs, object_store(short) as s3:
+    with temporary() as folder, installations() as installs, contextlib.ExitStack() as stack:
+        short = folder
+        if arguments.ext4:
+            short = stack.enter_context(ext4(folder / "d", arguments.ext4))
+        s3 = stack.enter_context(object_store(short))
         (short / "bucket").mkdir()
         sides = Sides(short, installs, {**_ENVIRONMENT, "AWS_ENDPOINT_URL": s3})
         uv = str(ROOT / ".venv" / "bin" / "uv")
@@ -240,6 +256,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
         subprocess.run(install, check=True)
         bench = Bench(sides, s3)
         told = circumstances(short, files=arguments.files, megabytes=arguments.megabytes)
+        told["own_ext4_gib"] = arguments.ext4
         figures = Figures(bench.series, RATIOS, told, TARGETS)
         folders = {
             "small": make_small(short / "small", arguments.files),
@@ -252,7 +269,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
 
 def main() -> int:
     """The command."""
-    asked = parser(__doc__, files=10_000, megabytes=500, rounds=3)
+    asked = parser(__doc__, files=10_000, megabytes=500, rounds=3, ext4=0)
     return run(asked, measure, "A working_dir of {files} small files, and of one of {megabytes} MB")
 
 
