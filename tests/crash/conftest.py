@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-_NEW_MOUNTS = 0x00020000  # CLONE_NEWNS of unshare(2); Python has it from 3.12 on
+#: CLONE_NEWNS and CLONE_FS of unshare(2); Python has it from 3.12 on.
+_NEW_MOUNTS, _OWN_FOLDER = 0x00020000, 0x00000200
 HERE = Path(__file__).resolve().parent
 # Servers, raylets and packages of the neighbours' tests: tests/ has no packages.
 sys.path[:0] = [str(HERE.parent / name) for name in (".", "cache", "daemon", "agent/fetch", "agent/python")]
@@ -54,6 +55,7 @@ def _mounting_unseen() -> Iterator[None]:
             subprocess.run(["mount", "--make-rslave", "/"], check=True)
             yield
         finally:
-            if libc.setns(before.fileno(), _NEW_MOUNTS):
+            # Who shares its folder with other threads may not leave; gRPC's that began meanwhile share it.
+            if libc.unshare(_OWN_FOLDER) or libc.setns(before.fileno(), _NEW_MOUNTS):
                 raise OSError(ctypes.get_errno(), "setns")
             os.chdir(folder)

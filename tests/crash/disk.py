@@ -21,6 +21,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from helpers import wait_until
+
 _SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN
 _NO_LOG_FLUSH = 2
 _BYTES = 320 * 1024**2  # xfs will not be smaller
@@ -75,9 +77,13 @@ class Disk:
             os.close(descriptor)
 
     def restart(self) -> None:
-        """The power is back: what had been written is there. Nobody may stand in it."""
+        """The power is back: what had been written is there. Whoever stood in it must be dead or dying.
+
+        A process that was killed has lost its memory, by which others find it, before it closes its files.
+        """
+        command = ["umount", self.folder]
         with self._mounted:
-            subprocess.run(["umount", self.folder], check=True)
+            wait_until(lambda: subprocess.run(command, check=False).returncode == 0, 10, "the end of users")
             self._mount()
 
     @contextlib.contextmanager
