@@ -26,6 +26,7 @@ class Daemon:
     arguments: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    python: str | Path = sys.executable
 
     @classmethod
     def at(cls, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> "Daemon":
@@ -36,7 +37,7 @@ class Daemon:
     def command(self) -> list[str]:
         """Its argv, as a link would start it too."""
         fixed = ["--store", str(self.store), "--socket", str(self.socket), "--http", "127.0.0.1:0"]
-        return [sys.executable, "-m", "ray_envd", "serve", *fixed, *self.arguments]
+        return [str(self.python), "-m", "ray_envd", "serve", *fixed, *self.arguments]
 
     @property
     def pid(self) -> int:
