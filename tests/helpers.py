@@ -1,13 +1,15 @@
-"""Helpers for any test: waiting for a condition, tiny wheels. Processes are in the modules of ``tools/``."""
+"""Helpers for any test: waiting, tiny wheels, files in memory. Processes are in modules of ``tools/``."""
 
 import base64
 import hashlib
+import os
+import shutil
 import zipfile
 from pathlib import Path
 
 from processes import wait_until
 
-__all__ = ["make_wheel", "wait_until", "wheel_files"]
+__all__ = ["make_wheel", "quick_folder", "wait_until", "wheel_files"]
 
 
 def make_wheel(
@@ -40,3 +42,14 @@ def wheel_files(
 
 def _digest(text: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+
+
+def quick_folder(room: int = 0) -> str | None:
+    """A file system in memory with so many bytes left; None, the default of ``tempfile``, if there is none.
+
+    For tests that kill, or mount an image from a file: there, waiting for the machine's disk is only a cost.
+    """
+    place = "/dev/shm"
+    if os.access(place, os.W_OK | os.X_OK) and shutil.disk_usage(place).free >= room:
+        return place
+    return None

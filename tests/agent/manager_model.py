@@ -1,12 +1,12 @@
 """What a model of the manager knows: who holds what, who waits; each answer is compared with it."""
 
 import asyncio
-import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from helpers import quick_folder
 from stepped_world import (
     DIGEST,
     ENVS,
@@ -68,8 +68,7 @@ class Model:
 
     def __init__(self) -> None:
         super().__init__()
-        in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
-        self.root = Path(tempfile.mkdtemp(prefix="manager-", dir=in_memory))
+        self.root = Path(tempfile.mkdtemp(prefix="manager-", dir=quick_folder()))
         self.lives = {"s": Life(), "t": Life()}
         self.asked: list[Asked] = []
         self.told: set[tuple[str, str]] = set()  # (object, failure) that a build was told

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from shelf import ME, below, key, quick_folder
+from helpers import quick_folder
+from shelf import ME, below, key
 
 from ray_envd.cache.collect import collect
 from ray_envd.cache.gc import Limits

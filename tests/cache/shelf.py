@@ -55,11 +55,6 @@ def let_pass(folder: Path) -> None:
             parent.chmod(0o711)
 
 
-def quick_folder() -> str | None:
-    """A file system in memory, if there is one: for tests of kills, where fsync is only a cost."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
-
-
 def age(folder: Path) -> None:
     """Lets a folder and its files look as if nothing had happened to them for some seconds."""
     for path in (*folder.iterdir(), folder):

@@ -5,10 +5,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from helpers import quick_folder
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from shelf import age, key, quick_folder
+from shelf import age, key
 
 from ray_envd.cache.errors import NotFoundError, NotReferencedError
 from ray_envd.cache.keys import ObjectKey, digest_of

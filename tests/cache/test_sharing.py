@@ -5,10 +5,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from helpers import quick_folder
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from shelf import ME, du, key, never, quick_folder
+from shelf import ME, du, key, never
 
 from ray_envd.cache.sizes import measure
 from ray_envd.cache.store import Store

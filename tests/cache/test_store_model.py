@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from helpers import quick_folder
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from shelf import ME, below, key, kill, quick_folder
+from shelf import ME, below, key, kill
 
 from ray_envd.cache.collect import collect
 from ray_envd.cache.errors import InUseError, NotFoundError

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from disk import Disk
 from fetch_servers import KeyValueStore
+from helpers import quick_folder
 from life import DiedError, Life, Use
 from power import PoweredLife
 from promises import check
 from scenario import make_interpreter, make_uses, scenario
-from shelf import quick_folder
 from shim import Shim, Step
 from whole import Manifest, manifest, markers
 

@@ -2,13 +2,14 @@
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from daemons import Daemon
-from helpers import make_wheel, wait_until
+from helpers import make_wheel, quick_folder, wait_until
 from raylet import Env, MakeRaylet
 
 from ray_envd.agent.doctor import store as doctor
@@ -27,11 +28,17 @@ _SPOIL = "import shared; open(shared.__file__, 'r+').write('SPOILT')"
 @pytest.fixture(params=["xfs", "btrfs"])
 def disk(short_tmp: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A file system of its own."""
-    image, place = short_tmp / "image", short_tmp / "disk"
+    place = short_tmp / "disk"
     place.mkdir()
+    # Its loop device writes to memory: on a busy disk a daemon waits for seconds.
+    with tempfile.TemporaryDirectory(prefix="re-", dir=quick_folder(_BYTES)) as folder:
+        yield from _mounted(Path(folder) / "image", place, request.param)
+
+
+def _mounted(image: Path, place: Path, kind: str) -> Iterator[Path]:
     with image.open("wb") as file:
         file.truncate(_BYTES)
-    subprocess.run([f"mkfs.{request.param}", "-q", image], check=True)
+    subprocess.run([f"mkfs.{kind}", "-q", image], check=True)
     mount = ["mount", "-o", "loop", image, place]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
     if done.returncode:

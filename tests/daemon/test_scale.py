@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from daemons import Daemon
 from hellos import attached
+from helpers import quick_folder
 from large_store import LargeStore, make_large_store
 from raylet import Raylet
-from shelf import quick_folder
 
 pytestmark = pytest.mark.slow
 
