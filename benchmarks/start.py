@@ -236,7 +236,7 @@ class Nodes:
         """The same daemon, when it has worked: its memory must not grow with what it has done."""
         agent, env = self.sides.attached(), pip_env("cowsay==6.1")
         agent.create(env)
-        agent.load(env, clients=10, requests=hits)
+        load(agent.address, agent.request(env), clients=10, requests=hits)
         SERIES["hits_rss"].add(memory_of(self.sides.daemon.pid).resident)
         agent.delete(env)
         console.print(f"[dim]memory: {builds} environments[/]")

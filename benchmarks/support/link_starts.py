@@ -40,7 +40,7 @@ class Links:
         }
         flags = [f"--{name}={value}" for name, value in words.items()]
         environment = clean_environment(RAY_RAYLET_PID=str(os.getpid()))
-        command = [self._python, "-u", self._folder / "main.py", *flags]
+        command = [str(self._python), "-u", str(self._folder / "main.py"), *flags]
         began = time.perf_counter()
         with subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
