@@ -29,21 +29,22 @@ class Bar:
 def bars(run: Mapping[str, Any]) -> tuple[list[Bar], list[Bar]]:
     """What is compared with stock, and what with a limit; in the order of the run."""
     made = [
-        _bar(each["ratios"][name], target)
-        for each in run["benchmarks"].values()
+        _bar(benchmark, each["ratios"][name], target)
+        for benchmark, each in run["benchmarks"].items()
         for name, target in each.get("targets", {}).items()
         if target["of"] and target["found"] is not None and name in each["ratios"]
     ]
     return [bar for bar in made if bar.of == STOCK], [bar for bar in made if bar.of != STOCK]
 
 
-def _bar(ratio: Mapping[str, Any], target: Mapping[str, Any]) -> Bar:
+def _bar(benchmark: str, ratio: Mapping[str, Any], target: Mapping[str, Any]) -> Bar:
     value, (low, high) = ratio["ratio"], ratio["spread"]
     bound = target["least"] if target["most"] is None else target["most"]
     better_is_more = target["of"] == STOCK
     if better_is_more is (target["least"] is None):
         value, low, high, bound = 1 / value, 1 / high, 1 / low, 1 / bound
-    return Bar(label(ratio["what"]), target["of"], value, low, high, bound, target["met"])
+    what = f"{benchmark}: {label(ratio['what'])}"
+    return Bar(what, target["of"], value, low, high, bound, target["met"])
 
 
 def draw(run: Mapping[str, Any], stem: Path) -> None:
@@ -94,7 +95,9 @@ def _panel(axes: Any, panel: Sequence[Bar]) -> None:
     targets = [bar.target for bar in panel]
     axes.scatter(targets, places, marker="|", s=260, linewidths=2.2, color=_TARGET, zorder=4)
     end = max(max(bar.high, bar.value, bar.target) for bar in panel)
-    axes.set_xlim(min(0.5, *(bar.low for bar in panel)) if to_stock else 0, end * (2.2 if to_stock else 1.15))
+    axes.set_xlim(
+        min(0.5, *(0.9 * bar.low for bar in panel)) if to_stock else 0, end * (2.2 if to_stock else 1.15)
+    )
     for place, bar in zip(places, panel, strict=True):
         text = f" {_number(bar.value)} x"
         axes.text(max(bar.high, bar.value, bar.target), place, text, va="center", fontsize=9, zorder=5)

@@ -72,13 +72,13 @@ def _targets(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "| --- | ---: | ---: | ---: | --- | --- |",
     ]
     notes = []
-    for each in figures.values():
+    for benchmark, each in figures.items():
         for name, target in each["targets"].items():
             if target["found"] is None:
                 continue
-            lines.append(_target_row(name, target, each))
+            lines.append(f"| {benchmark}: {_target_row(name, target, each)}")
             if not target["met"] and target["limit"]:
-                notes.append(f"- *{_what(name, each)}*: {target['limit']}")
+                notes.append(f"- *{benchmark}: {_what(name, each)}*: {target['limit']}")
     return [*lines, *([""] if notes else []), *notes]
 
 
@@ -99,7 +99,7 @@ def _target_row(name: str, target: Mapping[str, Any], figures: Mapping[str, Any]
     else:
         cells += ["", "", f"{word} {bound:g} {series[name]['unit']}"]
     cells.append("met" if target["met"] else "**missed**")
-    return f"| {' | '.join(cells)} |"
+    return f"{' | '.join(cells)} |"
 
 
 def _times(ratio: Mapping[str, Any]) -> str:

@@ -63,7 +63,7 @@ def test_targets_come_first() -> None:
     """Each target with both sides, its ratio and whether it was met; what stops us below, failures too."""
     page = markdown(run())
     new, uv, memory, rate = rows(page)
-    assert new[0] == "a new env, as the raylet sees it"
+    assert new[0] == "new_env: a new env, as the raylet sees it"
     assert new[1] == "55.0 ms (52.5 - 57.5 ms)"
     assert new[2] == "stock 6.00 s (5.50 - 6.50 s)"
     assert new[3:] == ["109 (stock to ray-envd)", "≥ 100", "met"]
@@ -73,10 +73,10 @@ def test_targets_come_first() -> None:
         "≤ 1.05",
         "**missed**",
     ]
-    assert memory == ["resident, idle", "48.0 MiB (48.0 - 48.0 MiB)", "", "", "≤ 60 MiB", "met"]
+    assert memory == ["daemon: resident, idle", "48.0 MiB (48.0 - 48.0 MiB)", "", "", "≤ 60 MiB", "met"]
     assert (rate[1].split()[0], rate[-1]) == ("9,000", "**missed**")
     head = page[: page.index("## new_env")]
-    assert "- *a new env*: A process has to be started." in head
+    assert "- *new_env: a new env*: A process has to be started." in head
     assert "**other failed**: it ended with 1: no podman" in head
 
 
@@ -94,6 +94,7 @@ def test_bars() -> None:
     (new, rate), (uv,) = bars(run())
     assert (new.value, new.target, new.met) == (pytest.approx(6000 / 55), 100, True)
     assert (rate.value, rate.target, rate.met) == (pytest.approx(4.5), pytest.approx(5), False)
+    assert rate.what == "daemon: hits per second"
     assert new.low < new.value < new.high
     assert (uv.value, uv.target, uv.of) == (pytest.approx(1.1), 1.05, "uv alone")
 
