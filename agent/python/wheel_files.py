@@ -4,7 +4,7 @@ import contextlib
 import csv
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 _CACHE = "__pycache__"
 
@@ -44,7 +44,7 @@ def _recorded(record: Path) -> Iterator[str]:
         with record.open(encoding="utf-8", newline="") as file:
             for row in csv.reader(file):
                 # What lies elsewhere (scripts, data files) is nobody else's: installers write those anew.
-                if row and ".." not in PurePosixPath(row[0]).parts:
+                if row and ".." not in row[0].split("/"):
                     yield row[0]
     except (OSError, UnicodeDecodeError, csv.Error):
         return
