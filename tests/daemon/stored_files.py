@@ -55,7 +55,7 @@ def wait_until_sealed(daemon: Daemon, kind: str = "python") -> None:
     """Every object of the kind is sealed."""
     wait_until(
         lambda: (found := markers(daemon, kind)) and all(each["sealed"] for each in found),
-        60,
+        120,
         f"seals of {kind}",
     )
 
