@@ -39,7 +39,7 @@ from ray_envd.cache.owner import Owner  # noqa: E402
 from ray_envd.cache.store import Store  # noqa: E402
 
 BUILDS = 8
-_OBJECT_BYTES, _FILES = 100 << 20, 400  # of an object that is there to be collected
+_OBJECT_BYTES, _FILES = 100 << 20, 100  # of an object that is there to be collected
 _PIECE = 250  # requests, between two looks at whether the collection goes on
 
 STATES = {
