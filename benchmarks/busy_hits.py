@@ -65,8 +65,8 @@ TARGETS = {
     "busy_p99": Target(
         most=2,
         of="its idle value",
-        limit="every core is taken by builds' processes and by the collection: a hit waits until the kernel's"
-        " scheduler takes a core away from them, for the client as for the daemon",
+        limit="with two cores and builds' processes on both, whoever wakes waits for the rest of another's"
+        " slice of some 3 ms: the kernel's scheduler, for the client as for the daemon",
     ),
 }
 
