@@ -58,7 +58,9 @@ RATIOS = {
     )
 }
 _FILES = "the files have to be made: unzip alone takes most of stock's time"
-_BYTES = "the archive is on the disk for certain before the answer, which stock does not wait for"
+_BYTES = (
+    "every byte is hashed and checked, and written twice, as by stock, to pages that have to be had first"
+)
 LIMITS = {
     "small_gcs": _FILES,
     "small_s3": f"{_FILES}; and the object's size is asked by a process of its own before it is fetched",
