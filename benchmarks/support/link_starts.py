@@ -32,12 +32,9 @@ class Links:
         """
         port_file = self._folder / "runtime_env_agent_port_n"
         port_file.unlink(missing_ok=True)
-        words = {
-            "node-id": "n",
-            "session-dir": self._folder,
-            "log-dir": self._folder,
-            "node-ip-address": "127.0.0.1",
-        }
+        words = {"node-id": "n", "node-ip-address": "127.0.0.1", "runtime-env-agent-port": "0"}
+        words |= dict.fromkeys(("session-dir", "log-dir", "runtime-env-dir"), str(self._folder))
+        words |= {"gcs-address": "127.0.0.1:1", "cluster-id-hex": "00"}
         flags = [f"--{name}={value}" for name, value in words.items()]
         environment = clean_environment(RAY_RAYLET_PID=str(os.getpid()))
         command = [str(self._python), "-u", str(self._folder / "main.py"), *flags]
