@@ -30,7 +30,7 @@ from large_store import LargeStore, make_large_store  # noqa: E402
 from link_starts import Links  # noqa: E402
 from load import load  # noqa: E402
 from memory import memory_of  # noqa: E402
-from processes import NodeError, marked  # noqa: E402
+from processes import NodeError, marked, wait_until  # noqa: E402
 from rays import RayNode, link_pids  # noqa: E402
 from script import circumstances, console, installations, parser, run, temporary  # noqa: E402
 from sides import Sides, pip_env  # noqa: E402
@@ -225,8 +225,8 @@ class Nodes:
             self.sides.daemon.stop()
             self.sides.daemon.start()
             self.sides.attached()
-            time.sleep(_IDLE)
             (link,), stock = link_pids(self.sides.ours), _stock_agent(self.sides.stock)
+            time.sleep(_IDLE)
             for name, pid in (("daemon", self.sides.daemon.pid), ("link", link), ("stock", stock)):
                 memory = memory_of(pid)
                 SERIES[f"{name}_rss"].add(memory.resident)
@@ -255,13 +255,14 @@ class Nodes:
 
 
 def _stock_agent(node: RayNode) -> int:
-    """The process of stock's runtime-env agent, which gives itself another name."""
-    pids = [
-        pid for pid in marked(node.mark) if b"RuntimeEnvAgent" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-    if len(pids) != 1:
-        raise NodeError(f"stock has {len(pids)} runtime-env agents")
-    return pids[0]
+    """The process of stock's runtime-env agent, once it has given itself its name."""
+
+    def named() -> list[int]:
+        pids = marked(node.mark)
+        return [pid for pid in pids if b"RuntimeEnvAgent" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    (pid,) = wait_until(named, 60, "stock's runtime-env agent")
+    return int(pid)
 
 
 def measure(arguments: argparse.Namespace) -> Figures:
