@@ -33,7 +33,7 @@ from memory import memory_of  # noqa: E402
 from processes import NodeError, marked, wait_until  # noqa: E402
 from rays import RayNode, link_pids  # noqa: E402
 from script import circumstances, console, installations, parser, run, temporary  # noqa: E402
-from sides import Sides, pip_env  # noqa: E402
+from sides import Sides  # noqa: E402
 
 from ray_envd.agent.client import Client  # noqa: E402
 from ray_envd.agent.pb import runtime_env_pb2 as pb  # noqa: E402
@@ -234,11 +234,10 @@ class Nodes:
 
     def after_work(self, hits: int, builds: int) -> None:
         """The same daemon, when it has worked: its memory must not grow with what it has done."""
-        agent, env = self.sides.attached(), pip_env("cowsay==6.1")
+        agent, env = self.sides.attached(), {"env_vars": {"A": "b"}}  # each hit is a reference
         agent.create(env)
         load(agent.address, agent.request(env), clients=10, requests=hits)
         SERIES["hits_rss"].add(memory_of(self.sides.daemon.pid).resident)
-        agent.delete(env)
         console.print(f"[dim]memory: {builds} environments[/]")
         for number in range(builds):
             self._build({"uv": {"packages": [f"cowsay==6.{number % 2}"]}})
