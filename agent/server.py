@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -23,6 +24,7 @@ from ray_envd.cache.errors import StoreLockedError
 from ray_envd.cache.store import Store
 
 _log = logging.getLogger(__name__)
+_SWITCH_SECONDS = 0.0005  # Python's own is 0.005
 EXIT_OK, EXIT_LOCKED = 0, 5
 
 
@@ -89,5 +91,7 @@ def serve(settings: Settings) -> int:
     """
     wanted = Wanted.at(settings.warm_file)
     raise_file_limit()
+    # A thread that computes (a collection, a digest) lets the event loop run after that, not after 5 ms.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(settings, wanted))

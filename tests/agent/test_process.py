@@ -30,6 +30,14 @@ async def test_output_of_both_streams_comes_in_order_with_the_exit_code() -> Non
     assert done.tail() == ("one", "two")
 
 
+async def test_a_tool_lets_the_daemon_go_first() -> None:
+    """It and what it starts, so that hits are answered while builds take what is left of the machine."""
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    script = "import os, subprocess; print(os.getpriority(os.PRIO_PROCESS, 0)); subprocess.run(['nice'])"
+    done = await run(sys.executable, "-uc", script)
+    assert done.lines == (str(max(10, mine)),) * 2
+
+
 async def test_a_missing_program_is_typed() -> None:
     """The error names the program and the remedy."""
     with pytest.raises(ToolMissingError, match="no-such-tool"):
