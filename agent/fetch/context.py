@@ -26,11 +26,6 @@ class GcsEndpoint:
     ca_cert: str | None = None
 
     @property
-    def uses_tls(self) -> bool:
-        """Whether the cluster's connections are encrypted."""
-        return not (self.ca_cert is None and self.server_cert is None and self.server_key is None)
-
-    @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes with each call."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()

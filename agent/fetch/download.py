@@ -1,7 +1,6 @@
 """Fetching a package into a file, and asking whether it has changed."""
 
 import asyncio
-import contextlib
 import errno
 import os
 import re
@@ -12,7 +11,6 @@ from typing import Any
 from ray_envd.agent.errors import DiskFullError, DownloadError, NeverFitsError
 from ray_envd.agent.fetch import child, gcs
 from ray_envd.agent.fetch.context import FetchContext, Fetched, GcsEndpoint, Report
-from ray_envd.agent.fetch.gcs_stream import OddAnswerError, ValueStream
 from ray_envd.agent.fetch.uri import GCS, Uri, parse_uri
 from ray_envd.cache.owner import acting_as
 
@@ -113,23 +111,15 @@ async def _from_gcs(
     uri: Uri, destination: Path, context: FetchContext, field: str, report: Report, secure: Secure
 ) -> Fetched:
     endpoint = _endpoint(context, field)
-
-    async def make_room(size: int) -> None:
-        report(0, size)
-        if size > context.max_bytes:
-            raise NeverFitsError(
-                f"{uri.shown}: the file has {size} bytes, and at most {context.max_bytes} fit here",
-                field=field,
-            )
-        await secure(size)
-
+    value = await gcs.get(uri.text, endpoint, context.owner, field=field)
+    report(len(value), len(value))
+    if len(value) > context.max_bytes:
+        raise NeverFitsError(
+            f"{uri.shown}: the file has {len(value)} bytes, and at most {context.max_bytes} fit here",
+            field=field,
+        )
+    await secure(len(value))
     try:
-        if not endpoint.uses_tls:
-            with contextlib.suppress(OddAnswerError):
-                return await _streamed(uri, endpoint, destination, context, make_room)
-            await asyncio.to_thread(_remove, destination, context)
-        value = await gcs.get(uri.text, endpoint, context.owner, field=field)
-        await make_room(len(value))
         digest = await _to_the_end(asyncio.to_thread(gcs.save, value, destination, context.owner))
     except OSError as error:
         kind = DiskFullError if error.errno in _NO_SPACE else DownloadError
@@ -137,32 +127,12 @@ async def _from_gcs(
     return Fetched(digest, len(value), uri.text)
 
 
-async def _streamed(
-    uri: Uri,
-    endpoint: GcsEndpoint,
-    destination: Path,
-    context: FetchContext,
-    make_room: Callable[[int], Awaitable[None]],
-) -> Fetched:
-    with contextlib.closing(ValueStream(uri.text, endpoint)) as stream:
-        await asyncio.to_thread(stream.open)
-        await make_room(stream.size)
-        saving = asyncio.to_thread(stream.save, destination, context.owner)
-        digest = await _to_the_end(saving, stream.close)
-        return Fetched(digest, stream.size, uri.text)
-
-
-def _nothing() -> None:
-    """It ends by itself."""
-
-
-async def _to_the_end(work: Coroutine[Any, Any, str], stop: Callable[[], None] = _nothing) -> str:
-    """Waits for work in a thread also when cancelled, so that it writes nothing afterwards."""
+async def _to_the_end(work: Coroutine[Any, Any, str]) -> str:
+    """Waits for work that cannot be interrupted also when cancelled, so that it writes nothing afterwards."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        stop()
         await asyncio.wait({task})
         raise
 

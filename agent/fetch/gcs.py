@@ -84,7 +84,7 @@ async def channel_to(endpoint: GcsEndpoint, owner: Owner, field: str) -> grpc.ai
         DownloadError: a certificate cannot be read.
     """
     _keep_runtime()
-    if not endpoint.uses_tls:
+    if endpoint.ca_cert is None and endpoint.server_cert is None and endpoint.server_key is None:
         return grpc.aio.insecure_channel(endpoint.address, options=_OPTIONS)
     try:
         root, key, chain = await asyncio.to_thread(_certificates, endpoint, owner)
