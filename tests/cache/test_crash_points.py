@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -11,9 +12,9 @@ pytestmark = pytest.mark.slow
 def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing() -> None:
     """Commits, pins, evictions, references, recovery itself: killed before each of their file operations."""
     script = Path(__file__).with_name("crash_points.py")
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False
-    )
+    command = [sys.executable, str(script)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # to the tests' helpers
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     found = re.fullmatch(r"(\d+) steps, (\d+) killed recoveries\n", done.stdout)
     assert found is not None
