@@ -65,8 +65,8 @@ TARGETS = {
     "busy_p99": Target(
         most=2,
         of="its idle value",
-        limit="builds' processes keep both cores busy, and the daemon's own part of eight builds takes Python's"
-        " lock from the event loop; how much is whose was not traced",
+        limit="builds' processes keep both cores busy, and the daemon's own part of eight builds takes"
+        " Python's lock from the event loop; how much is whose was not traced",
     ),
 }
 
