@@ -12,8 +12,9 @@ from daemons import Daemon
 from processes import NodeError, marked, wait_until
 from rays import RayNode, install_ray
 from script import RAY, console
+from stores import evict
 
-from ray_envd.agent.client import Client, ClientError
+from ray_envd.agent.client import Client
 
 
 class Sides:
@@ -73,17 +74,7 @@ class Sides:
 
     def evict(self) -> None:
         """Removes ray-envd's Python environments; their interpreter's metadata and uv's cache stay."""
-        with Client(self.daemon.socket) as client:
-
-            def gone() -> bool:
-                left = [each for each in client.list().objects if each.kind == "python"]
-                for each in left:
-                    # A session or a worker that has just ended still holds it for a moment.
-                    with contextlib.suppress(ClientError):
-                        client.remove(each.id)
-                return not left
-
-            wait_until(gone, 10, "the environment's removal", every=0.01)
+        evict(self.daemon, 10)
 
     def stock_pips(self) -> list[Path]:
         """The pip environments that stock has now."""

@@ -70,17 +70,22 @@ class Envs:
 
     def evict(self) -> None:
         """Removes all environments; their interpreter's metadata and uv's cache stay."""
-        with Client(self.daemon.socket) as client:
+        evict(self.daemon, 30)
 
-            def gone() -> bool:
-                left = [each for each in client.list().objects if each.kind == "python"]
-                for each in left:
-                    # A session that has just ended still holds it for a moment.
-                    with contextlib.suppress(ClientError):
-                        client.remove(each.id)
-                return not left
 
-            wait_until(gone, 30, "the environments' removal", every=0.01)
+def evict(daemon: Daemon, within: float) -> None:
+    """Removes a daemon's environments, in so many seconds; what else it has, uv's cache for one, stays."""
+    with Client(daemon.socket) as client:
+
+        def gone() -> bool:
+            left = [each for each in client.list().objects if each.kind == "python"]
+            for each in left:
+                # A session or a worker that has just ended still holds it for a moment.
+                with contextlib.suppress(ClientError):
+                    client.remove(each.id)
+            return not left
+
+        wait_until(gone, within, "the removal of environments", every=0.01)
 
 
 def _key(created: Created) -> ObjectKey:

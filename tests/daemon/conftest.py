@@ -48,6 +48,13 @@ def node(place: Path, request: pytest.FixtureRequest) -> Iterator[Daemon]:
 
 
 @pytest.fixture
+def own(start_daemon: Any) -> Daemon:
+    """A daemon of the test's own: for those who look at all that is stored."""
+    daemon: Daemon = start_daemon()
+    return daemon
+
+
+@pytest.fixture
 def make_raylet(request: pytest.FixtureRequest) -> Iterator[MakeRaylet]:
     """Attaches raylets to the module's daemon or another; arguments in capitals are their environment."""
     raylets: list[Raylet] = []

@@ -15,6 +15,12 @@ from raylet import Created, Raylet
 from ray_envd.agent.pb import admin_pb2 as pb
 
 
+def pip(wheels: Path, *packages: str) -> dict[str, Any]:
+    """A pip field that knows the local wheels only."""
+    options = ["--no-index", "--find-links", str(wheels)]
+    return {"pip": {"packages": list(packages), "pip_install_options": options}}
+
+
 def site_of(raylet: Raylet, created: Created) -> Path:
     """Where in the store a worker of a prepared env has ``tiny`` from."""
     return Path(raylet.run(created, "import tiny; print(tiny.__file__)")).parent

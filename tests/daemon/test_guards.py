@@ -11,7 +11,7 @@ from daemons import Daemon
 from helpers import make_wheel, wait_until
 from raylet import MakeRaylet, Raylet
 from sources import FileServer, make_zip
-from stored_files import copy_of_python, markers, site_of, verify
+from stored_files import copy_of_python, markers, pip, site_of, verify
 
 pytestmark = pytest.mark.slow
 
@@ -22,18 +22,6 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheels")
     make_wheel(folder, "tiny", "1.0", source="answer = 42\n")
     return folder
-
-
-@pytest.fixture
-def own(start_daemon: Any) -> Daemon:
-    """A daemon of the test's own."""
-    daemon: Daemon = start_daemon()
-    return daemon
-
-
-def pip(wheels: Path) -> dict[str, Any]:
-    """A pip field that knows the local wheels only."""
-    return {"pip": {"packages": ["tiny"], "pip_install_options": ["--no-index", "--find-links", str(wheels)]}}
 
 
 def damage_of(daemon: Daemon, kind: str = "python") -> list[str]:
@@ -64,7 +52,7 @@ def test_an_environment_that_is_damaged(
     own: Daemon, make_raylet: MakeRaylet, wheels: Path, damage: Any, reason: str
 ) -> None:
     """The next worker of the same session gets one that works, and so does another session's."""
-    raylet, env = make_raylet(own), pip(wheels)
+    raylet, env = make_raylet(own), pip(wheels, "tiny")
     site = site_of(raylet, raylet.prepared(env))
     verify(own)
     damage(site.parents[2])
@@ -80,7 +68,7 @@ def test_another_session_and_another_daemon_look_as_well(
     own: Daemon, make_raylet: MakeRaylet, wheels: Path
 ) -> None:
     """What was damaged while no daemon looked is found by the next, before it gives it to anybody."""
-    env = pip(wheels)
+    env = pip(wheels, "tiny")
     raylet = make_raylet(own)
     site = site_of(raylet, raylet.prepared(env))
     verify(own)
@@ -106,7 +94,7 @@ def test_an_interpreter_that_was_upgraded(
 ) -> None:
     """Its environments are not handed out any more; the next is made for the interpreter as it is now."""
     binary, python = ray_on_its_own
-    raylet, env = make_raylet(own, python=str(python)), pip(wheels)
+    raylet, env = make_raylet(own, python=str(python)), pip(wheels, "tiny")
     site = site_of(raylet, raylet.prepared(env))
     upgraded = binary.with_name("new")
     shutil.copy(binary, upgraded)
@@ -124,7 +112,7 @@ def test_an_interpreter_that_is_gone(
 ) -> None:
     """Its environments are refused, with the interpreter's path; once it is back they are made anew."""
     binary, python = ray_on_its_own
-    raylet, env = make_raylet(own, python=str(python)), pip(wheels)
+    raylet, env = make_raylet(own, python=str(python)), pip(wheels, "tiny")
     raylet.prepared(env)
     binary.rename(binary.with_name("away"))
     error = wait_until(lambda: raylet.create(env).error, 20, "a refusal", every=0.3)

@@ -2,24 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from daemons import Daemon
 from helpers import make_wheel
 from raylet import MakeRaylet
-from stored_files import damaged, flip, markers, site_of, verify
+from stored_files import damaged, flip, markers, pip, site_of, verify
 
 pytestmark = pytest.mark.slow
 
 WHERE = "import tiny; print(tiny.answer.__code__.co_filename, tiny.__cached__)"
-
-
-@pytest.fixture
-def own(start_daemon: Any) -> Daemon:
-    """A daemon of the test's own: these tests look at all that is stored."""
-    daemon: Daemon = start_daemon()
-    return daemon
 
 
 @pytest.fixture
@@ -29,12 +21,6 @@ def wheels(tmp_path: Path) -> Path:
     make_wheel(folder, "tiny", "1.0", source="def answer():\n    return 42\n")
     make_wheel(folder, "other", "1.0")
     return folder
-
-
-def pip(wheels: Path, *packages: str) -> dict[str, Any]:
-    """A pip field that knows the local wheels only."""
-    options = ["--no-index", "--find-links", str(wheels)]
-    return {"pip": {"packages": list(packages), "pip_install_options": options}}
 
 
 def compiled(site: Path) -> Path:

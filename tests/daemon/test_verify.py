@@ -11,7 +11,7 @@ from helpers import make_wheel, wait_until
 from processes import marked
 from raylet import MakeRaylet, Raylet
 from sources import FileServer, left_over, make_zip
-from stored_files import damaged, flip, markers, site_of, verify, verify_command, wait_until_sealed
+from stored_files import damaged, flip, markers, pip, site_of, verify, verify_command, wait_until_sealed
 
 from ray_envd.agent.pb import admin_pb2 as pb
 
@@ -22,25 +22,12 @@ ALICE = 41001
 
 
 @pytest.fixture
-def own(start_daemon: Any) -> Daemon:
-    """A daemon of the test's own: these tests look at all that is stored."""
-    daemon: Daemon = start_daemon()
-    return daemon
-
-
-@pytest.fixture
 def wheels(tmp_path: Path) -> Path:
     """Packages on this machine."""
     folder = tmp_path / "wheels"
     make_wheel(folder, "tiny", "1.0", source="answer = 42\n")
     make_wheel(folder, "other", "1.0")
     return folder
-
-
-def pip(wheels: Path, *packages: str) -> dict[str, Any]:
-    """A pip field that knows the local wheels only."""
-    options = ["--no-index", "--find-links", str(wheels)]
-    return {"pip": {"packages": list(packages), "pip_install_options": options}}
 
 
 def answer(raylet: Raylet, env: dict[str, Any]) -> str:
