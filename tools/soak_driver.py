@@ -50,6 +50,10 @@ def look(wanted: dict[str, Any], task: str, attempts: str) -> dict[str, Any]:
 
     def payload(name: str) -> str:
         module = importlib.import_module(name)
+        if module.__file__ is None:
+            # A folder without __init__.py: a package of which something is missing.
+            found = {place: sorted(os.listdir(place)) for place in module.__path__}  # noqa: PTH208 - short
+            raise ImportError(f"{name} is a namespace: {found}")
         return hashlib.sha256((Path(str(module.__file__)).parent / "data.bin").read_bytes()).hexdigest()
 
     try:

@@ -5,12 +5,13 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.parser import HeaderParser
+from functools import partial
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
 from ray_envd.agent.errors import BuildError
-from ray_envd.agent.python import pip, uv
+from ray_envd.agent.python import overlay, pip, uv
 from ray_envd.agent.python.interpreter import Distribution, Interpreter
 from ray_envd.agent.python.request import Request
 from ray_envd.agent.python.resolve import Lock, flags, header, ray_changed
@@ -21,9 +22,8 @@ from ray_envd.agent.python.tools import Work, write_private
 from ray_envd.cache.owner import acting_as
 from ray_envd.cache.removal import remove_tree
 
+_DOING = "install the packages"
 _LOCAL_TAG = re.compile(r"^Tag: .*-linux_\w+$", re.MULTILINE)
-#: Sorts behind the ``.pth`` files of packages: what they add comes before the raylet's packages.
-_PTH = "~ray-envd-base.pth"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ async def build(
         EnvError: the tool failed; or packages conflict and the request asked for a check.
     """
     work = work.hiding(request.secrets)
-    site_packages = await asyncio.to_thread(_tree, work, target)
+    site_packages = await asyncio.to_thread(overlay.make, work, target)
     built = Built(target / "bin" / "python", site_packages)
     if request.engine == "pip":
         await pip.install(request, work, built.python, shadow=shadow, target=target)
@@ -116,18 +116,6 @@ async def check(request: Request, work: Work, site_packages: Path) -> None:
         )
 
 
-def _tree(work: Work, target: Path) -> Path:
-    """The empty overlay."""
-    with acting_as(work.owner):
-        if target.exists():
-            target.rmdir()
-        site_packages = make_tree(work.interpreter, target)
-        # One line each: names of a line are not seen inside a comprehension.
-        lines = [f"import site; site.addsitedir({folder!a})\n" for folder in work.interpreter.site_dirs]
-        (site_packages / _PTH).write_text("".join(lines))
-        return site_packages
-
-
 def _write(lock: Lock, request: Request, work: Work) -> None:
     with acting_as(work.owner):
         work.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -153,25 +141,41 @@ async def _install(
     arguments += [*flags(request), "-r", str(_lock_file(work))]
     # uv takes a folder for unchanged if its pyproject.toml is; whether it is, our key says.
     arguments += [word for name in lock.folders for word in ("--refresh-package", name)]
-    variables, own_cache = request.options.variables, None
+    variables, before = request.options.variables, partial(ahead, _lock_file(work))
     if work.interpreter.image:
-        if not lock.folders and await _install_wheels(arguments, variables, work, target, ahead):
+        if not lock.folders and await _install_wheels(arguments, variables, work, target, before):
             return
-        await asyncio.to_thread(_empty, work, target)
-        own_cache = target.with_name("uv-cache")  # in the object's folder: its growth is watched
-        work = replace(work, tools=replace(work.tools, cache_dir=own_cache))
-    elif "--offline" not in arguments and not lock.folders:
-        offline = await uv.run(work, [*arguments, "--offline"], variables)
-        if offline.returncode == 0:
-            return
-    await ahead(_lock_file(work))
-    await uv.run_checked(work, arguments, variables, doing="install the packages")
-    if own_cache is not None:
-        await asyncio.to_thread(_remove, work, own_cache)
+        await asyncio.to_thread(overlay.empty, work, target)
+        await _install_built(arguments, variables, work, target, before)
+    elif "--offline" in arguments or lock.folders:
+        await before()
+        await uv.run_checked(work, arguments, variables, doing=_DOING)
+    else:
+        completed = await overlay.install(work, arguments, variables, target=target, before=before)
+        await uv.require(work, arguments, completed, doing=_DOING)
+
+
+async def _install_built(
+    arguments: Sequence[str],
+    variables: Mapping[str, str],
+    work: Work,
+    target: Path,
+    before: overlay.Before,
+) -> None:
+    """Installs over an image with a cache of uv's own, see :func:`_install_wheels`."""
+    own_cache = target.with_name("uv-cache")  # in the object's folder: its growth is watched
+    await before()
+    own = replace(work, tools=replace(work.tools, cache_dir=own_cache))
+    await uv.run_checked(own, arguments, variables, doing=_DOING)
+    await asyncio.to_thread(_remove, work, own_cache)
 
 
 async def _install_wheels(
-    arguments: Sequence[str], variables: Mapping[str, str], work: Work, target: Path, ahead: Ahead
+    arguments: Sequence[str],
+    variables: Mapping[str, str],
+    work: Work,
+    target: Path,
+    before: overlay.Before,
 ) -> bool:
     """Installs over an image what needs no build; False where something does.
 
@@ -180,10 +184,9 @@ async def _install_wheels(
     taken from it that was: such an environment is made with a cache of its own.
     """
     installing = [*arguments, "--no-build"]
-    if (await uv.run(work, [*installing, "--offline"], variables)).returncode:
-        await ahead(_lock_file(work))
-        if (await uv.run(work, installing, variables)).returncode:
-            return False
+    completed = await overlay.install(work, installing, variables, target=target, before=before)
+    if completed.returncode:
+        return False
     return not await asyncio.to_thread(_has_local_builds, work, target)
 
 
@@ -197,17 +200,6 @@ def _has_local_builds(work: Work, target: Path) -> bool:
 def _remove(work: Work, folder: Path) -> None:
     with acting_as(work.owner):
         remove_tree(folder)
-
-
-def _empty(work: Work, target: Path) -> None:
-    """The tree again as before anything was installed."""
-    with acting_as(work.owner):
-        for path in list(target.iterdir()):
-            if path.is_dir() and not path.is_symlink():
-                remove_tree(path)
-            else:
-                path.unlink()
-    _tree(work, target)
 
 
 def _finish(work: Work, shadow: Path, target: Path) -> None:

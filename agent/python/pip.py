@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ray_envd.agent.process import Completed
-from ray_envd.agent.python import uv
+from ray_envd.agent.python import overlay, uv
 from ray_envd.agent.python.pip_options import SOURCES, words_for_pip
 from ray_envd.agent.python.request import Request
 from ray_envd.agent.python.shadow import shadow_python
@@ -64,8 +64,8 @@ async def _provide(request: Request, work: Work, shadow: Path, target: Path) -> 
     arguments = ["pip", "install", "--no-config", "--no-deps", "--python", str(shadow_python(shadow))]
     arguments += ["--prefix", str(target), *request.options.transport, "-r", str(path)]
     variables = request.options.variables
-    if (await uv.run(work, [*arguments, "--offline"], variables)).returncode:
-        await uv.run_checked(work, arguments, variables, doing=f"install {wanted}")
+    completed = await overlay.install(work, arguments, variables, target=target)
+    await uv.require(work, arguments, completed, doing=f"install {wanted}")
 
 
 def _write(request: Request, work: Work, target: Path) -> list[str]:

@@ -66,7 +66,15 @@ async def run_checked(
     Raises:
         EnvError: classified by uv's words.
     """
-    completed = await run(work, arguments, variables)
+    return await require(work, arguments, await run(work, arguments, variables), doing=doing)
+
+
+async def require(work: Work, arguments: Sequence[str], completed: Completed, *, doing: str) -> Completed:
+    """The same run, if it went well.
+
+    Raises:
+        EnvError: classified by uv's words.
+    """
     if completed.returncode:
         raise await failure(work, "uv", [work.tools.program, *arguments], completed, doing=doing)
     return completed

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
-from ray_envd.agent.python import uv
+from ray_envd.agent.python import overlay, uv
 from ray_envd.agent.python.request import Request
-from ray_envd.agent.python.shadow import make_tree, shadow_python
+from ray_envd.agent.python.shadow import shadow_python
 from ray_envd.agent.python.tools import Work, write_private
 from ray_envd.cache.owner import acting_as
 from ray_envd.cache.reflink import clones_files
@@ -65,16 +65,16 @@ async def _fetch(request: Request, work: Work, shadow: Path, target: Path) -> No
     ]
     arguments += [*request.options.transport, "-r", str(path)]
     variables = request.options.variables
-    if (await uv.run(work, [*arguments, "--offline"], variables)).returncode:
-        await uv.run_checked(work, arguments, variables, doing=f"install uv{request.tool_version}")
+    completed = await overlay.install(work, arguments, variables, target=fresh)
+    await uv.require(work, arguments, completed, doing=f"install uv{request.tool_version}")
     await asyncio.to_thread(_rename, work, fresh, target)
 
 
 def _prepare(work: Work, fresh: Path, path: Path, text: str) -> None:
     with acting_as(work.owner):
         work.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        make_tree(work.interpreter, fresh)
         write_private(path, text)
+    overlay.make(work, fresh)
 
 
 def _rename(work: Work, fresh: Path, target: Path) -> None:
