@@ -21,6 +21,9 @@ from ray_envd.agent.pb import admin_pb2
 #: The line by which a session's own layer has a shared environment below it.
 _BELOW = re.compile(r"addsitedir\('([^']+)'\)")
 
+#: In the log of a worker (Ray's ``core_worker_shutdown_executor.cc``), just before its raylet hears it.
+_LEAVES = "Sending disconnect message to the local raylet"
+
 
 @dataclass
 class Watch:
@@ -85,17 +88,18 @@ class Watch:
         self.most_resident = max(self.most_resident, stats.resident_bytes)
 
     def _compare(self, before: dict[str, list[int]]) -> None:
-        """Each worker has a reference from before its start until after its end, so none counts less."""
+        """Each worker has a reference from before its start until it leaves: no raylet has fewer of them."""
         counted = references(self.cluster)
         for node in self.cluster.nodes:
             raylets = node.pids("raylet")
             if len(raylets) != 1 or raylets[0] not in counted:
                 continue
-            still = [pid for pid in before[node.mark] if alive(pid)]
+            # Asked after the references were counted: who has not left by now had not left then.
+            still = [pid for pid in before[node.mark] if alive(pid) and not has_left(self.cluster, pid)]
             self.compared += 1
             if len(still) > counted[raylets[0]] and alive(raylets[0]):
                 self.problems.append(
-                    f"raylet {raylets[0]} has {len(still)} workers and {counted[raylets[0]]} references"
+                    f"raylet {raylets[0]} has workers {still} and {counted[raylets[0]]} references"
                 )
 
     def _look_at_environments(self, node: RayNode, workers: list[int]) -> None:
@@ -113,6 +117,16 @@ class Watch:
 def workers_of(node: RayNode) -> list[int]:
     """The workers of a node that run in an env of the soak's."""
     return [pid for pid in node.pids("default_worker.py") if "SOAK_JOB" in environment_of(pid)]
+
+
+def has_left(cluster: Cluster, worker: int) -> bool:
+    """Whether a worker has told its raylet that it leaves, which gives the reference back then.
+
+    Its process may go on for seconds: two were seen on a busy machine.
+    """
+    # The workers of all nodes of one machine have their logs with the head's.
+    logs = cluster.head.folder.glob(f"session_2*/logs/python-core-worker-*_{worker}.log")
+    return any(_LEAVES in path.read_text(errors="replace") for path in logs)
 
 
 def environments_of(pid: int) -> list[Path]:
