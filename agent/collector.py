@@ -125,7 +125,7 @@ class Collector:
         # Somebody who names a target means it: also what was used a moment ago goes.
         limits = self._limits if target is None else replace(self._limits, min_unused_seconds=0.0)
         if dry_run:
-            return await self._plan(target, limits)
+            return await self._collect(target, limits, dry_run=True)
         return await self._reclaim(target, limits, "request")
 
     async def make_room(self, missing: int) -> Freed:
@@ -146,7 +146,7 @@ class Collector:
         return Freed(0)
 
     async def _could_free(self, missing: int, limits: Limits) -> bool:
-        planned = await self._plan(max(0, self._space.used - missing), limits)
+        planned = await self._collect(max(0, self._space.used - missing), limits, dry_run=True)
         return planned.freed_bytes >= missing or planned.freed_bytes + await self._uv.spare() >= missing
 
     def _next_old_enough(self) -> float | None:
@@ -179,7 +179,7 @@ class Collector:
 
     # carrying out
 
-    async def _plan(self, target: int | None, limits: Limits) -> Collected:
+    async def _collect(self, target: int | None, limits: Limits, *, dry_run: bool = False) -> Collected:
         return await self._workshop.thread(
             collect,
             self._workshop.store,
@@ -187,7 +187,7 @@ class Collector:
             limits,
             now=time.time(),
             target=target,
-            dry_run=True,
+            dry_run=dry_run,
             uv_cache_bytes=self._uv.growth.stored,
         )
 
@@ -200,15 +200,7 @@ class Collector:
             if target is None and goal is not None:
                 # Also if the pruning has brought it below the high one.
                 limits = replace(limits, high_bytes=goal, low_bytes=goal)
-            done = await self._workshop.thread(
-                collect,
-                self._workshop.store,
-                self._references,
-                limits,
-                now=time.time(),
-                target=target,
-                uv_cache_bytes=self._uv.growth.stored,
-            )
+            done = await self._collect(target, limits)
             if done.victims:
                 entries = [victim.entry for victim in done.victims]
                 await self._uv.note_used((e.key.owner, e.details, e.last_used) for e in entries)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import errno
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -127,13 +127,3 @@ def disk_full(error: OSError, field: str | None = None) -> DiskFullError | None:
     if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
         return None
     return DiskFullError(f"the disk is full ({error.filename})", field=field, remedy="free disk space")
-
-
-async def to_the_end(work: Awaitable[None]) -> None:
-    """Awaits what must not be left half done; a cancellation is passed on afterwards."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from ray_envd.agent.cancellation import to_the_end
 from ray_envd.agent.errors import DiskFullError, NeverFitsError, OutOfSpaceError
-from ray_envd.agent.room import OutgrownError, Report, Room, to_the_end
+from ray_envd.agent.room import OutgrownError, Report, Room
 from ray_envd.agent.uv_caches import UvCaches
 from ray_envd.cache import errors as cache_errors
 from ray_envd.cache.budget import Budget, Reservation

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from ray_envd.agent import warm_file
+from ray_envd.agent.cancellation import to_the_end
 from ray_envd.agent.config import ConfigError
 from ray_envd.agent.errors import EnvError, Retry
 from ray_envd.agent.prefetch import Prefetcher
 from ray_envd.agent.progress import Event
-from ray_envd.agent.room import to_the_end
 from ray_envd.agent.warm_file import Wanted, WarmEnv
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.pins import Pins

@@ -13,12 +13,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ray_envd.agent.build_metrics import outcome_of
+from ray_envd.agent.cancellation import to_the_end
 from ray_envd.agent.errors import EnvError
 from ray_envd.agent.guard import Guard
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.once import Once
 from ray_envd.agent.progress import Event, Progress
-from ray_envd.agent.room import Report, Room, disk_full, to_the_end
+from ray_envd.agent.room import Report, Room, disk_full
 from ray_envd.agent.slots import Slots
 from ray_envd.agent.space import Space
 from ray_envd.agent.trace import Trace

@@ -121,11 +121,8 @@ class Bench:
 
     def round(self, number: int) -> None:
         """Each side once."""
-        took = self.uv.round(number)
-        self.add("uv", took["resolve"] + took["venv"] + took["install"])
-        self.add("uv_used", took["resolve"] + took["prefix"])
-        for name, seconds in took.items():
-            self.add(f"uv_{name}", seconds)
+        for name, seconds in self.uv.round(number).items():
+            self.add(name, seconds)
         self.add("large", self.envs.create(self.env, hit=False).seconds)
         self.add("variant", self.envs.create(self.more, hit=False).seconds)
         self.envs.evict()

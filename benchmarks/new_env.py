@@ -104,7 +104,8 @@ class Bench:
         self._stock_env(stock)
         for number in range(rounds):
             console.print(f"[dim]new envs: round {number + 1} of {rounds}[/]")
-            self._uv_round(number)
+            for name, seconds in self.uv.round(number).items():
+                self.add(name, seconds)
             self.add("new", self.create(hit=False))
             self.sides.evict()
             self.add("new_http", agent.create(self.env))
@@ -112,13 +113,6 @@ class Bench:
             self.sides.evict()
             if number * stock_rounds // rounds != (number + 1) * stock_rounds // rounds:
                 self.add("new_stock", self._stock_env(stock))
-
-    def _uv_round(self, number: int) -> None:
-        took = self.uv.round(number)
-        self.add("uv", took["resolve"] + took["venv"] + took["install"])
-        self.add("uv_used", took["resolve"] + took["prefix"])
-        for name, seconds in took.items():
-            self.add(f"uv_{name}", seconds)
 
     def _stock_env(self, agent: Agent) -> float:
         if self.sides.stock_pips():

@@ -145,9 +145,7 @@ class Objects:
             NotFoundError: the object is not stored.
         """
         with self.lock:
-            found = self._stored.get(key)
-            if found is None:
-                raise NotFoundError(f"no object {key.id}")
+            found = self._present(key)
             found.holds += 1
             return found
 
@@ -236,11 +234,9 @@ class Objects:
             InUseError: it is held, pinned, referenced or being built.
         """
         with self.lock:
-            found = self._stored.get(key)
             if key in self._building:
                 raise InUseError(f"{key.id} is being built")
-            if found is None:
-                raise NotFoundError(f"no object {key.id}")
+            found = self._present(key)
             if found.facts.pinned:
                 raise InUseError(f"{key.id} is pinned")
             if found.holds or is_referenced(key):
@@ -279,8 +275,8 @@ class Objects:
             NotFoundError: it is not stored, or not in this generation.
         """
         with self.lock:
-            found = self._stored.get(key)
-            if found is None or found.facts.generation != facts.generation:
+            found = self._present(key)
+            if found.facts.generation != facts.generation:
                 raise NotFoundError(f"no object {key.id}")
             for digest in found.links:
                 del self._linked[key.owner, digest]
@@ -326,15 +322,19 @@ class Objects:
             NotFoundError: the object is not stored.
         """
         with self.lock:
-            found = self._stored.get(key)
-            if found is None:
-                raise NotFoundError(f"no object {key.id}")
+            found = self._present(key)
             former = self._unlink(key.owner, request_digest)
             found.links[request_digest] = expires
             self._linked[key.owner, request_digest] = key
             while len(found.links) > _MOST_LINKS:
                 self._unlink(key.owner, next(iter(found.links)))
             return [found] if former is None or former is found else [found, former]
+
+    def _present(self, key: ObjectKey) -> Object:
+        found = self._stored.get(key)
+        if found is None:
+            raise NotFoundError(f"no object {key.id}")
+        return found
 
     def _unlink(self, owner: int, request_digest: str) -> Object | None:
         former = self._linked.pop((owner, request_digest), None)

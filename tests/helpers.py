@@ -4,12 +4,15 @@ import base64
 import hashlib
 import os
 import shutil
+import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from processes import wait_until
 
-__all__ = ["make_wheel", "quick_folder", "wait_until", "wheel_files"]
+__all__ = ["make_wheel", "open_folder", "quick_folder", "wait_until", "wheel_files"]
 
 
 def make_wheel(
@@ -42,6 +45,15 @@ def wheel_files(
 
 def _digest(text: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+
+
+@contextmanager
+def open_folder(prefix: str = "re-") -> Iterator[Path]:
+    """A folder with a short name that every user can enter; it is removed in the end."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def quick_folder(room: int = 0) -> str | None:

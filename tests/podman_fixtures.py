@@ -4,14 +4,12 @@
 files and pushes them to ``registry``, which takes milliseconds and neither podman nor a container.
 """
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import small_image as small_images
-from helpers import wheel_files
+from helpers import open_folder, wheel_files
 from oci import OciImage
 from podman_world import PodmanWorld
 from registries import Registry
@@ -23,10 +21,8 @@ MakeImage = Callable[..., str]
 @pytest.fixture(scope="session")
 def podman_folder() -> Iterator[Path]:
     """A short folder for worlds and registries, which every user can enter."""
-    folder = Path(tempfile.mkdtemp(prefix="rp-", dir="/tmp"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with open_folder("rp-") as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

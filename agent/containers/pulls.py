@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from ray_envd.agent.bench import Bench
+from ray_envd.agent.cancellation import to_the_end
 from ray_envd.agent.containers.kept import GoneError, Kept
 from ray_envd.agent.containers.storage import Storage, Storages
 from ray_envd.agent.containers.surroundings import FAILURES
@@ -23,7 +24,7 @@ from ray_envd.agent.image_reference import Reference
 from ray_envd.agent.podman.auth import credentials
 from ray_envd.agent.podman.pull_errors import pull_error, untold
 from ray_envd.agent.podman.records import ApiError, Credentials, Listed, MissingError, Step, UnreachableError
-from ray_envd.agent.room import Report, Room, to_the_end
+from ray_envd.agent.room import Report, Room
 from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.owner import acting_as
 from ray_envd.cache.text import bytes_text

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_envd.agent.cancellation import to_the_end
 from ray_envd.agent.errors import EnvError, HostError, ToolMissingError
 from ray_envd.agent.podman.faults import failure
 from ray_envd.agent.podman.host import PodmanHost
 from ray_envd.agent.process import Completed, LineCallback
-from ray_envd.agent.room import to_the_end
 from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.removal import remove_tree
 

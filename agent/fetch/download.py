@@ -4,10 +4,11 @@ import asyncio
 import errno
 import os
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ray_envd.agent.cancellation import to_the_end
 from ray_envd.agent.errors import DiskFullError, DownloadError, NeverFitsError
 from ray_envd.agent.fetch import child, gcs
 from ray_envd.agent.fetch.context import FetchContext, Fetched, GcsEndpoint, Report
@@ -120,21 +121,11 @@ async def _from_gcs(
         )
     await secure(len(value))
     try:
-        digest = await _to_the_end(asyncio.to_thread(gcs.save, value, destination, context.owner))
+        digest = await to_the_end(asyncio.to_thread(gcs.save, value, destination, context.owner))
     except OSError as error:
         kind = DiskFullError if error.errno in _NO_SPACE else DownloadError
         raise kind(f"{uri.shown}: the file cannot be written: {error.strerror}", field=field) from error
     return Fetched(digest, len(value), uri.text)
-
-
-async def _to_the_end(work: Coroutine[Any, Any, str]) -> str:
-    """Waits for work that cannot be interrupted also when cancelled, so that it writes nothing afterwards."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
 
 
 def _endpoint(context: FetchContext, field: str) -> GcsEndpoint:

@@ -5,9 +5,10 @@ import logging
 import time
 from pathlib import Path
 
+from ray_envd.agent.cancellation import to_the_end
 from ray_envd.agent.errors import EnvError
 from ray_envd.agent.integrity.damage import Damage
-from ray_envd.agent.integrity.steps import Steps, to_the_end
+from ray_envd.agent.integrity.steps import Steps
 from ray_envd.agent.workshop import Workshop
 from ray_envd.cache.errors import StoreError
 from ray_envd.cache.keys import ObjectKey

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from ray_envd.agent.cancellation import to_the_end
 from ray_envd.agent.errors import EnvError
 from ray_envd.agent.integrity.damage import Damage
 from ray_envd.agent.integrity.donors import Donors
 from ray_envd.agent.integrity.inspection import take_inventory
-from ray_envd.agent.integrity.steps import Steps, to_the_end
+from ray_envd.agent.integrity.steps import Steps
 from ray_envd.agent.python.bytecode import compile_modules
 from ray_envd.agent.python.wheel_files import compiled_files, wheel_files
 from ray_envd.agent.workshop import Workshop

@@ -5,11 +5,9 @@ the housekeeping: the step under way is broken off, its processes are ended, and
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
 class Steps:
@@ -57,13 +55,3 @@ class Steps:
             self._pauses -= 1
             if not self._pauses:
                 self._may_run.set()
-
-
-async def to_the_end(work: Awaitable[T]) -> T:
-    """Awaits work in a thread, which no cancellation stops: a cancellation is passed on after its end."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise

@@ -129,16 +129,7 @@ def _lock_file(work: Work) -> Path:
 async def _install(
     lock: Lock, request: Request, work: Work, shadow: Path, target: Path, ahead: Ahead
 ) -> None:
-    arguments = [
-        "pip",
-        "install",
-        "--no-deps",
-        "--python",
-        str(shadow_python(shadow)),
-        "--prefix",
-        str(target),
-    ]
-    arguments += [*flags(request), "-r", str(_lock_file(work))]
+    arguments = [*overlay.command(shadow, target), *flags(request), "-r", str(_lock_file(work))]
     # uv takes a folder for unchanged if its pyproject.toml is; whether it is, our key says.
     arguments += [word for name in lock.folders for word in ("--refresh-package", name)]
     variables, before = request.options.variables, partial(ahead, _lock_file(work))

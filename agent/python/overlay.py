@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ray_envd.agent.process import Completed
 from ray_envd.agent.python import uv
-from ray_envd.agent.python.shadow import make_tree
+from ray_envd.agent.python.shadow import make_tree, shadow_python
 from ray_envd.agent.python.tools import Work
 from ray_envd.cache.owner import acting_as
 from ray_envd.cache.removal import remove_tree
@@ -45,6 +45,11 @@ def empty(work: Work, target: Path) -> None:
     make(work, target)
 
 
+def command(shadow: Path, target: Path) -> list[str]:
+    """The arguments with which uv installs exactly what is listed into an overlay."""
+    return ["pip", "install", "--no-deps", "--python", str(shadow_python(shadow)), "--prefix", str(target)]
+
+
 async def install(
     work: Work,
     arguments: Sequence[str],
@@ -60,7 +65,7 @@ async def install(
 
     Args:
         work: for whom and where.
-        arguments: of ``uv pip install``, which name ``target`` as the prefix.
+        arguments: :func:`command`'s for ``target``, and what is to be installed.
         variables: for uv's environment.
         target: the overlay.
         before: awaited before anything is downloaded.

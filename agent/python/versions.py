@@ -10,7 +10,6 @@ from packaging.specifiers import SpecifierSet
 
 from ray_envd.agent.python import overlay, uv
 from ray_envd.agent.python.request import Request
-from ray_envd.agent.python.shadow import shadow_python
 from ray_envd.agent.python.tools import Work, write_private
 from ray_envd.cache.owner import acting_as
 from ray_envd.cache.reflink import clones_files
@@ -54,16 +53,7 @@ async def _fetch(request: Request, work: Work, shadow: Path, target: Path) -> No
     fresh = work.workdir / "uv"
     path = work.workdir / "uv.txt"
     await asyncio.to_thread(_prepare, work, fresh, path, f"uv{request.tool_version}\n")
-    arguments = [
-        "pip",
-        "install",
-        "--no-deps",
-        "--python",
-        str(shadow_python(shadow)),
-        "--prefix",
-        str(fresh),
-    ]
-    arguments += [*request.options.transport, "-r", str(path)]
+    arguments = [*overlay.command(shadow, fresh), *request.options.transport, "-r", str(path)]
     variables = request.options.variables
     completed = await overlay.install(work, arguments, variables, target=fresh)
     await uv.require(work, arguments, completed, doing=f"install uv{request.tool_version}")

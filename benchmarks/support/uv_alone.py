@@ -55,23 +55,25 @@ class UvAlone:
         self._flags = flags(request)
 
     def round(self, number: int) -> dict[str, float]:
-        """Resolves, makes an environment at a path that uv has never seen, installs; seconds of each.
+        """Resolves, makes an environment at a path that uv has never seen, installs; seconds by series.
 
-        ``prefix`` is the installation as ray-envd has it done: beside an interpreter that uv knows already.
+        ``uv_prefix`` is the installation as ray-envd has it done: beside an interpreter that uv knows.
+        ``uv`` is the sum of what uv takes alone, ``uv_used`` of what ray-envd has it do.
         """
         target = self._folder / f"env{number}"
         requirements = ["-r", str(self._requirements)]
         dry = ["pip", "install", "--dry-run", "--python", str(shadow_python(self._shadow))]
         prefix = ["pip", "install", "--python", str(shadow_python(self._shadow)), "--no-deps"]
         took = {
-            "resolve": self._run(*dry, *self._flags, *requirements),
-            "venv": self._run("venv", "-q", "--python", str(self._python), str(target)),
-            "install": self._run(*self._install(target)),
-            "prefix": self._run(*prefix, "--prefix", f"{target}-prefix", *self._flags, *requirements),
+            "uv_resolve": self._run(*dry, *self._flags, *requirements),
+            "uv_venv": self._run("venv", "-q", "--python", str(self._python), str(target)),
+            "uv_install": self._run(*self._install(target)),
+            "uv_prefix": self._run(*prefix, "--prefix", f"{target}-prefix", *self._flags, *requirements),
         }
         shutil.rmtree(target)
         shutil.rmtree(f"{target}-prefix")
-        return took
+        alone = took["uv_resolve"] + took["uv_venv"] + took["uv_install"]
+        return {"uv": alone, "uv_used": took["uv_resolve"] + took["uv_prefix"], **took}
 
     def _install(self, target: Path) -> list[str]:
         command = ["pip", "install", "--python", str(target / "bin" / "python")]

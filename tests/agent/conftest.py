@@ -1,12 +1,15 @@
 """Fixtures for the manager, the client, the command line and doctor."""
 
 import asyncio
+import shutil
+import venv
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import fake_daemon
 import pytest
 from manager_world import World
+from ray_installation import Installation
 
 
 @pytest.fixture
@@ -21,6 +24,23 @@ def fake(daemon_socket: Path) -> Iterator[fake_daemon.FakeDaemon]:
     server, _ = fake_daemon.start(daemon, daemon_socket)
     yield daemon
     server.stop(None).wait()
+
+
+@pytest.fixture(scope="session")
+def bare_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment without Ray, to be copied."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, with_pip=False, symlinks=True)
+    return folder
+
+
+@pytest.fixture
+def ray(bare_venv: Path, tmp_path: Path) -> Installation:
+    """A virtual environment with Ray in its site-packages."""
+    folder = tmp_path / "venv"
+    shutil.copytree(bare_venv, folder, symlinks=True)
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    return Installation(folder / "bin" / "python", site_packages / "ray")
 
 
 @pytest.fixture

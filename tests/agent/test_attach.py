@@ -1,14 +1,13 @@
 """Attaching and detaching on made-up installations of Ray that real interpreters find."""
 
-import json
 import os
 import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import pytest
+from ray_installation import ORIGINAL, Installation
 
 from ray_envd import __version__
 from ray_envd.agent import stock_agent
@@ -16,50 +15,7 @@ from ray_envd.agent.attach import AttachError, attach, detach, status
 from ray_envd.agent.link import SETTINGS_NAME, STOCK_NAME
 
 SOCKET = Path("/run/ray-envd/ray-envd.sock.link")
-ORIGINAL = b"# Ray's own agent\r\nprint('caf\xc3\xa9')\n"
 DAEMON = ["/opt/ray-envd/bin/ray-envd", "serve"]
-
-
-class Installation:
-    """An interpreter, and a package named ray somewhere that it looks."""
-
-    def __init__(self, python: Path, package: Path, version: str = "2.60.0") -> None:
-        self.python, self.package = python, package
-        self.agent = package / "_private" / "runtime_env" / "agent"
-        self.main = self.agent / "main.py"
-        self.agent.mkdir(parents=True)
-        # Whoever imports it fails the test.
-        (package / "__init__.py").write_text("raise SystemExit('ray was imported')")
-        self.install(version)
-
-    def install(self, version: str, main: bytes = ORIGINAL) -> None:
-        """What an installer does, also over what is there: new files, never through old ones."""
-        (self.package / "_version.py").write_text(f'# by CI\nversion = "{version}"\ncommit = "abc"\n')
-        self.main.unlink(missing_ok=True)
-        self.main.write_bytes(main)
-        self.main.chmod(0o644)
-
-    def files(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in self.agent.iterdir()}
-
-    def settings(self) -> dict[str, object]:
-        return dict(json.loads((self.agent / SETTINGS_NAME).read_text()))
-
-
-@pytest.fixture(scope="module")
-def bare_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("venv")
-    venv.create(folder, with_pip=False, symlinks=True)
-    return folder
-
-
-@pytest.fixture
-def ray(bare_venv: Path, tmp_path: Path) -> Installation:
-    """A virtual environment with Ray in its site-packages."""
-    folder = tmp_path / "venv"
-    shutil.copytree(bare_venv, folder, symlinks=True)
-    (site_packages,) = folder.glob("lib/python*/site-packages")
-    return Installation(folder / "bin" / "python", site_packages / "ray")
 
 
 def test_attach_and_detach_leave_no_trace(ray: Installation) -> None:

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from fake_daemon import FakeDaemon
 from findings import is_bad, settings_of
+from ray_installation import Installation
 
 from ray_envd.agent import attach
 from ray_envd.agent.cli import cli
@@ -23,40 +24,25 @@ ROOT = os.geteuid() == 0
 # Ray
 
 
-@pytest.fixture
-def ray_python(tmp_path: Path) -> Path:
-    """An interpreter with something like Ray in its site-packages."""
-    import venv  # noqa: PLC0415 - needed by few
-
-    venv.create(tmp_path / "v", with_pip=False, symlinks=True)
-    (site,) = (tmp_path / "v" / "lib").glob("python*/site-packages")
-    agent = site / "ray/_private/runtime_env/agent"
-    agent.mkdir(parents=True)
-    (site / "ray/__init__.py").touch()
-    (site / "ray/_version.py").write_text('version = "2.60.0"\n')
-    (agent / "main.py").write_text("print('stock')\n")
-    return tmp_path / "v/bin/python"
-
-
-def test_how_a_ray_stands(ray_python: Path, short_tmp: Path) -> None:
+def test_how_a_ray_stands(ray: Installation, short_tmp: Path) -> None:
     """Not attached, attached, to another socket, supervised without a daemon, installed anew."""
     control = short_tmp / "d.sock"
     link = short_tmp / "d.sock.link"
 
     def look(*, answers: bool = False) -> Finding:
-        return interpreter.ray(ray_python, control, asked_for=True, daemon_answers=answers)
+        return interpreter.ray(ray.python, control, asked_for=True, daemon_answers=answers)
 
     finding = look()
     is_bad(finding, Level.WARN, "Ray 2.60.0 is not attached")
-    assert finding.remedy == f"run `ray-envd attach --python {ray_python}`"
-    report = attach.attach(ray_python, socket=link, daemon=[sys.executable])
+    assert finding.remedy == f"run `ray-envd attach --python {ray.python}`"
+    attach.attach(ray.python, socket=link, daemon=[sys.executable])
     assert look().level is Level.OK
-    attach.attach(ray_python, socket=short_tmp / "other.link", daemon=[sys.executable])
+    attach.attach(ray.python, socket=short_tmp / "other.link", daemon=[sys.executable])
     is_bad(look(), Level.WARN, "other.link")
-    attach.attach(ray_python, socket=link, daemon=None)
+    attach.attach(ray.python, socket=link, daemon=None)
     is_bad(look(), Level.WARN, "supervised")
     assert look(answers=True).level is Level.OK
-    (report.agent_dir / "main.py").write_text("print('newer stock')\n")
+    ray.install("2.60.0", b"print('newer stock')\n")
     is_bad(look(), Level.WARN, "not attached any more")
 
 
@@ -97,16 +83,16 @@ def invoke(*args: str, **environ: str) -> tuple[int, str]:
 
 
 def test_doctor_tells_all_and_exits_by_the_worst(
-    fake: FakeDaemon, daemon_socket: Path, tmp_path: Path, ray_python: Path
+    fake: FakeDaemon, daemon_socket: Path, tmp_path: Path, ray: Installation
 ) -> None:
     """Warnings are exit code 0, a failure is 1; as JSON a list of findings."""
     tmp_path.chmod(0o700)
-    common = ("--socket", str(daemon_socket), "--store", str(tmp_path), "--python", str(ray_python))
+    common = ("--socket", str(daemon_socket), "--store", str(tmp_path), "--python", str(ray.python))
     code, text = invoke(*common, RAY_ENVD_HTTP="none", RAY_ENVD_MIN_FREE="0")
     assert code == 0
     assert "ok   daemon: version 0.1.0, pid 4242" in text
     assert "warn ray of " in text
-    assert f"     remedy: run `ray-envd attach --python {ray_python}`" in text
+    assert f"     remedy: run `ray-envd attach --python {ray.python}`" in text
     code, text = invoke(*common, "--json", RAY_ENVD_MIN_FREE="99.99%")
     assert code == 1
     failed = [each for each in json.loads(text) if each["level"] == "fail"]

@@ -238,6 +238,18 @@ class Life:
         if self._dead:
             raise DiedError
 
+    def begin(self) -> None:
+        """Two sessions with all envs and one of them, one reference given back, the package pinned."""
+        self.start()
+        for name in ("a", "b"):
+            self.attach(name)
+        for env in self.uses:
+            self.acquire("a", env)
+        self.acquire("b", "one")
+        (package,) = self.objects_of("gcs://")
+        self.pin(package, value=True)
+        self.release("a", "modules")
+
     def attach(self, name: str) -> None:
         """A raylet says hello."""
         folder = self.folder / "raylets" / f"{name}{self._boots}"  # a raylet of an earlier boot had another

@@ -103,16 +103,8 @@ _DAMAGES: dict[Callable[[Path], None], bool] = {
 
 
 def _begin(life: Life) -> None:
-    """Something of everything: two sessions, references, a pin, an object that is gone."""
-    life.start()
-    for name in ("a", "b"):
-        life.attach(name)
-    for env in life.uses:
-        life.acquire("a", env)
-    life.acquire("b", "one")
-    (package,) = life.objects_of("gcs://")
-    life.pin(package, value=True)
-    life.release("a", "modules")
+    """Something of everything, also an object that is gone."""
+    life.begin()
     life.release("a", "two")
     (env,) = life.objects_of("2.0")
     life.remove(env, "two")

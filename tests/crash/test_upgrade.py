@@ -53,20 +53,6 @@ def life(world: World) -> Iterator[Life]:
         yield found
 
 
-def _begin(life: Life) -> None:
-    """Two sessions with references, one that was given back, a pin."""
-    life.start()
-    for name in ("a", "b"):
-        life.attach(name)
-    for env in life.uses:
-        life.acquire("a", env)
-    life.acquire("b", "one")
-    life.acquire("b", "one")
-    (package,) = life.objects_of("gcs://")
-    life.pin(package, value=True)
-    life.release("a", "modules")
-
-
 def _content(life: Life) -> dict[str, Manifest]:
     return {key: manifest(folder, life.store) for key, folder in markers(life.store).items()}
 
@@ -84,7 +70,8 @@ def _pass_on(life: Life, code: Path | None, *, killed: bool) -> None:
 def test_to_this_version_and_back(life: Life, earlier: Path) -> None:
     """Objects, references, pins and running workers outlive an upgrade, a downgrade, and an upgrade again."""
     life.code = earlier
-    _begin(life)
+    life.begin()
+    life.acquire("b", "one")
     objects = _content(life)
     hops = ((None, "two", True), (earlier, "dir", True), (None, "modules", False), (earlier, "two", False))
     for code, new, killed in hops:
@@ -105,7 +92,7 @@ def test_to_this_version_and_back(life: Life, earlier: Path) -> None:
 
 def test_an_earlier_version_never_hands_out_what_was_damaged(world: World, life: Life, earlier: Path) -> None:
     """It does not know that an object stands elsewhere now: it removes both, and builds anew."""
-    _begin(life)
+    life.begin()
     (one,) = life.objects_of("1.0")
     life.daemon.kill()
     next(life.store.glob(f"markers-v1/*/{one}.json")).write_bytes(b"garbage")

@@ -1,11 +1,10 @@
 """A daemon for each module, and raylets attached to it."""
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,18 @@ sys.path[:0] = [str(HERE.parent / name) for name in (".", "cache", "agent/fetch"
 
 from daemons import Daemon  # noqa: E402 - found by the lines above
 from fetch_servers import S3, serve_s3  # noqa: E402
-from helpers import make_wheel  # noqa: E402
+from helpers import make_wheel, open_folder  # noqa: E402
 from package_world import UV  # noqa: E402
 from raylet import MakeRaylet, Raylet  # noqa: E402
 from small_disk import daemons, disk, pool  # noqa: E402, F401 - as above; fixtures are found by their names here
 from sources import FileServer  # noqa: E402
 
 
-def _short_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="re-", dir="/tmp"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
     """The module's folder, with a short name that every user can enter."""
-    yield from _short_folder()
+    with open_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +51,18 @@ def own(start_daemon: Any) -> Daemon:
 def make_raylet(request: pytest.FixtureRequest) -> Iterator[MakeRaylet]:
     """Attaches raylets to the module's daemon or another; arguments in capitals are their environment."""
     raylets: list[Raylet] = []
-    folders: list[Iterator[Path]] = []
+    folders = ExitStack()
 
     def make(daemon: Daemon | None = None, **options: Any) -> Raylet:
-        folders.append(_short_folder())
         environment = {name: options.pop(name) for name in tuple(options) if name.isupper()}
         socket = (daemon or request.getfixturevalue("node")).socket
-        raylets.append(Raylet(next(folders[-1]), socket, environment, **options))
+        raylets.append(Raylet(folders.enter_context(open_folder()), socket, environment, **options))
         return raylets[-1].start()
 
-    yield make
-    for raylet in raylets:
-        raylet.close()
-    for folder in folders:
-        next(folder, None)
+    with folders:
+        yield make
+        for raylet in raylets:
+            raylet.close()
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from daemons import Daemon, serves, stats_of
 from helpers import wait_until
 from processes import alive, clean_environment
-from raylet import MakeRaylet
+from raylet import Created, Env, MakeRaylet
 from sources import FileServer, Slow, left_over, make_zip
 
 pytestmark = pytest.mark.slow
@@ -192,21 +192,30 @@ def test_a_raylet_that_died_while_no_daemon_ran(home: Daemon, make_raylet: MakeR
     assert living.references() == 2
 
 
+@contextlib.contextmanager
+def _draining(
+    home: Daemon, ask: Callable[[Env], Created], web: FileServer, folder: Path
+) -> Iterator[tuple[subprocess.Popen[bytes], Future[Created]]]:
+    """The daemon was told to end while a download is under way, which the server holds back."""
+    url = web.add(make_zip(folder / "p.zip", {"m.py": "x = 1"}))
+    web.gate.clear()
+    process = home.process
+    assert process is not None
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(ask, {"working_dir": url})
+        wait_until(lambda: web.asked, 15, "the download")
+        process.terminate()
+        wait_until(lambda: not serves(home.socket), 5, "draining")
+        yield process, pending
+
+
 def test_drain_finishes_what_is_in_flight(
     home: Daemon, make_raylet: MakeRaylet, web: FileServer, short_tmp: Path
 ) -> None:
     """SIGTERM: the download under way is answered, then the daemon ends with 0; new work is hung up on."""
     home.start()
     raylet = make_raylet(home)
-    url = web.add(make_zip(short_tmp / "p.zip", {"m.py": "x = 1"}))
-    web.gate.clear()
-    process = home.process
-    assert process is not None
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(raylet.create, {"working_dir": url})
-        wait_until(lambda: web.asked, 15, "the download")
-        process.terminate()
-        wait_until(lambda: not serves(home.socket), 5, "draining")
+    with _draining(home, raylet.create, web, short_tmp) as (process, pending):
         with pytest.raises((OSError, http.client.HTTPException)):
             raylet.create({"env_vars": {"LATE": "1"}})
         web.gate.set()
@@ -221,15 +230,7 @@ def test_a_second_sigterm_forces(
     home.arguments = ("--drain-timeout", "60s")
     home.start()
     raylet = make_raylet(home)
-    url = web.add(make_zip(short_tmp / "p.zip", {"m.py": "x = 1"}))
-    web.gate.clear()
-    process = home.process
-    assert process is not None
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(raylet.persistent, {"working_dir": url})
-        wait_until(lambda: web.asked, 15, "the download")
-        process.terminate()
-        wait_until(lambda: not serves(home.socket), 5, "draining")
+    with _draining(home, raylet.persistent, web, short_tmp) as (process, pending):
         assert process.poll() is None
         process.terminate()
         assert process.wait(10) == 0

@@ -2,12 +2,14 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from image_world import ImageNode, Toll
 from overlay_world import OverlayWorld, image_id, raylet_environment
 from podman_world import PodmanWorld
+from registries import Registry
 
 HERE = Path(__file__).parent
 # Worlds and servers of the neighbours' tests: tests/ has no packages.
@@ -25,6 +27,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def small_id(podman_world: PodmanWorld) -> str:
     """The id of the small image."""
     return image_id(podman_world, "localhost/small")
+
+
+@pytest.fixture(scope="module")
+def toll(registry: Registry) -> Iterator[Toll]:
+    """Stands before the registry, and can be slow or hang up."""
+    made = Toll(registry.port)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def world(
+    request: pytest.FixtureRequest, podman_folder: Path, registry: Registry, toll: Toll
+) -> Iterator[PodmanWorld]:
+    """An empty storage of the module's own."""
+    folder = podman_folder / request.module.__name__.removeprefix("test_")
+    made = PodmanWorld.make(folder, [registry.address, toll.address], small=False)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def node(tmp_path: Path, world: PodmanWorld) -> AsyncIterator[ImageNode]:
+    """A store of its own on the module's storage."""
+    made = await ImageNode.make(tmp_path, world)
+    yield made
+    await made.close()
 
 
 @pytest.fixture

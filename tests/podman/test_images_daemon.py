@@ -3,10 +3,9 @@
 import os
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from daemons import Daemon
 from image_world import MIB, Toll, random_image
 from podman_world import PodmanWorld
@@ -15,21 +14,6 @@ from registries import Registry
 
 from ray_envd.agent.client import Client, DaemonUnavailableError, EnvFailedError, Object, RemoteError
 from ray_envd.cache.sizes import weigh
-
-
-@pytest.fixture(scope="module")
-def toll(registry: Registry) -> Iterator[Toll]:
-    made = Toll(registry.port)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def world(podman_folder: Path, registry: Registry, toll: Toll) -> Iterator[PodmanWorld]:
-    """A storage of these tests alone."""
-    made = PodmanWorld.make(podman_folder / "daemon", [toll.address], small=False)
-    yield made
-    made.close()
 
 
 def _fail(daemon: Daemon, world: PodmanWorld, image: str) -> EnvFailedError | None:

@@ -1,7 +1,7 @@
 """Images as objects of the store: what they weigh, who goes, what stays, and what a killed daemon left."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,29 +15,13 @@ from ray_envd.cache.errors import InUseError
 from ray_envd.cache.store import Entry
 
 
-@pytest.fixture(scope="module")
-def toll(registry: Registry) -> Iterator[Toll]:
-    """Slow: podman tells no sizes of what comes within a second."""
-    made = Toll(registry.port, rate=3 * MIB)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def world(podman_folder: Path, registry: Registry, toll: Toll) -> Iterator[PodmanWorld]:
-    """A storage of these tests alone."""
-    made = PodmanWorld.make(podman_folder / "kept", [registry.address, toll.address], small=False)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-async def node(tmp_path: Path, world: PodmanWorld) -> AsyncIterator[ImageNode]:
-    made = await ImageNode.make(tmp_path, world)
-    yield made
-    await made.close()
-    for image in await asyncio.to_thread(world.images):
-        await asyncio.to_thread(world.podman, "rmi", "-f", image, check=False)
+@pytest.fixture(autouse=True)
+def _no_images_at_first(world: PodmanWorld, toll: Toll) -> Iterator[None]:
+    """And a slow registry: podman tells no sizes of what comes within a second."""
+    toll.rate = 3 * MIB
+    yield
+    for image in world.images():
+        world.podman("rmi", "-f", image, check=False)
 
 
 def close(one: int, other: float) -> bool:

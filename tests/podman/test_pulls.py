@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,28 +21,11 @@ from ray_envd.agent.errors import EnvError, NetworkError, SetupTimeoutError
 from ray_envd.agent.podman.pull_errors import NoImageError
 
 
-@pytest.fixture(scope="module")
-def toll(registry: Registry) -> Iterator[Toll]:
-    made = Toll(registry.port)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def world(podman_folder: Path, registry: Registry, toll: Toll) -> Iterator[PodmanWorld]:
-    """A storage of these tests alone."""
-    made = PodmanWorld.make(podman_folder / "pulls", [registry.address, toll.address], small=False)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-async def node(tmp_path: Path, world: PodmanWorld, toll: Toll) -> AsyncIterator[ImageNode]:
+@pytest.fixture(autouse=True)
+def _the_same_toll_for_all(toll: Toll) -> Iterator[None]:
     toll.requests.clear()
-    made = await ImageNode.make(tmp_path, world)
-    yield made
+    yield
     toll.rate = toll.drop_after = None
-    await made.close()
 
 
 async def test_an_image_is_pulled_once_and_told_layer_by_layer(

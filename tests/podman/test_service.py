@@ -5,7 +5,7 @@ import os
 import secrets
 import stat
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -21,13 +21,6 @@ from ray_envd.agent.podman.host import Hosts
 from ray_envd.agent.podman.service import Service, Services
 from ray_envd.cache.layout import Layout
 from ray_envd.cache.owner import Owner
-
-
-@pytest.fixture(scope="module")
-def world(podman_folder: Path) -> Iterator[PodmanWorld]:
-    made = PodmanWorld.make(podman_folder / "service", small=False)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -5,10 +5,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from daemons import Daemon
 from image_world import ImageNode, random_image
 from package_world import make_wheel
@@ -21,21 +20,6 @@ from ray_envd.agent.prefetch import Prefetcher
 from ray_envd.agent.warm import Pauses, Warm
 from ray_envd.agent.warm_file import Wanted
 from ray_envd.cache.pins import Pins
-
-
-@pytest.fixture
-def world(podman_folder: Path, registry: Registry) -> Iterator[PodmanWorld]:
-    """A storage of this test alone."""
-    made = PodmanWorld.make(podman_folder / "warm", [registry.address], small=False)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-async def node(tmp_path: Path, world: PodmanWorld) -> AsyncIterator[ImageNode]:
-    made = await ImageNode.make(tmp_path, world)
-    yield made
-    await made.close()
 
 
 async def test_a_warm_image_stays_until_it_leaves_the_file(

@@ -1,11 +1,10 @@
 """Housekeeping that gives way."""
 
 import asyncio
-import threading
 
 import pytest
 
-from ray_envd.agent.integrity.steps import Steps, to_the_end
+from ray_envd.agent.integrity.steps import Steps
 
 
 async def forever(began: asyncio.Event, ended: list[str]) -> None:
@@ -60,21 +59,3 @@ async def test_a_cancelled_caller_takes_its_step_along() -> None:
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-
-
-async def test_work_in_a_thread_is_waited_for() -> None:
-    """It cannot be stopped: who is cancelled meanwhile goes when it has ended."""
-    began, may_end = threading.Event(), threading.Event()
-
-    def work() -> None:
-        began.set()
-        may_end.wait(10)
-
-    waiting = asyncio.ensure_future(to_the_end(asyncio.to_thread(work)))
-    await asyncio.to_thread(began.wait, 10)
-    waiting.cancel()
-    await asyncio.sleep(0.01)
-    assert not waiting.done()
-    may_end.set()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
