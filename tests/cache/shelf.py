@@ -30,7 +30,7 @@ def put(
 
 def kill(store: Store) -> None:
     """Drops a store as a killed daemon would: nothing is written, the lock goes."""
-    store._catalog._writer.shutdown()  # the only thread, which would end with the daemon
+    store._catalog._writer.submit(int).result()  # its thread is done: it would end with the daemon
     store._process_lock.release()
 
 
