@@ -6,6 +6,7 @@ own ``user=``/``group=`` can be used (uvloop's subprocesses have none).
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import select
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ray_envd.agent import process_tree
 from ray_envd.agent.errors import ToolMissingError
@@ -31,6 +33,7 @@ _THREADS = ThreadPoolExecutor(max_workers=256, thread_name_prefix="tool")
 _KEPT_LINES = 20_000
 _LONGEST_LINE = 64 * 1024
 #: Nice value of tools: behind the daemon, which answers hits meanwhile, before workers, which Ray gives 15.
+#: Kernels that share cores out by session heed it among the tools and the daemon only, see :func:`_apart`.
 _NICE = 10
 _KILL_AFTER = 0.5  # seconds between SIGTERM and SIGKILL
 _END_WITHIN = 1.0  # seconds for SIGKILL to take effect, and then for the output to end
@@ -137,7 +140,7 @@ class _Run:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            **_apart(),
             umask=0o077,
             **identity,
         )
@@ -183,6 +186,22 @@ class _Run:
             left = process_tree.end(self._brand, _END_WITHIN)
             if left:
                 _log.warning("%d processes of %s cannot be ended", left, self._argv[0])
+
+
+@functools.cache
+def _apart() -> dict[str, Any]:
+    """What keeps signals for a tool's group from the daemon, and a terminal's from the tool; words of Popen.
+
+    Not a session of its own, if it can be helped: where the kernel shares cores out among sessions
+    (autogroups, sched(7)), a nice value counts within one only, and each tool would have as much of them as
+    the daemon has with all of its threads.
+    Where the daemon has a terminal, a tool in its session could ask somebody there for a password.
+    """
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return {"process_group": 0}
+    return {"start_new_session": True}
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import os
+import pty
+import subprocess
 import sys
 from pathlib import Path
 
@@ -36,6 +38,41 @@ async def test_a_tool_lets_the_daemon_go_first() -> None:
     script = "import os, subprocess; print(os.getpriority(os.PRIO_PROCESS, 0)); subprocess.run(['nice'])"
     done = await run(sys.executable, "-uc", script)
     assert done.lines == (str(max(10, mine)),) * 2
+
+
+_SESSION_OF_A_TOOL = """
+import asyncio, os, sys
+from ray_envd.agent import process
+from ray_envd.cache.owner import Owner
+script = "import os; print(os.getsid(0), os.getpgid(0), os.getpid())"
+done = asyncio.run(process.run([sys.executable, "-c", script], env={}, cwd="/", owner=Owner.current()))
+print(os.getsid(0), os.getpgid(0), *done.lines)
+"""
+
+
+def test_a_tool_shares_its_daemons_session() -> None:
+    """Its nice value counts against the daemon then, also where each session has a share of the cores."""
+    command = [sys.executable, "-c", _SESSION_OF_A_TOOL]
+    output = subprocess.run(command, check=True, capture_output=True, start_new_session=True).stdout
+    session, group, its_session, its_group, its_pid = output.split()
+    assert its_session == session
+    assert its_group == its_pid != group
+
+
+def test_a_tool_cannot_reach_its_daemons_terminal() -> None:
+    """A daemon that somebody runs by hand gives its tools a session of their own."""
+    terminal, its_end = pty.openpty()
+    take = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+    command = [sys.executable, "-c", take + _SESSION_OF_A_TOOL]
+    try:
+        done = subprocess.run(
+            command, check=True, stdin=its_end, stdout=subprocess.PIPE, start_new_session=True
+        )
+    finally:
+        os.close(terminal)
+        os.close(its_end)
+    session, _, its_session, _, its_pid = done.stdout.split()
+    assert its_session == its_pid != session
 
 
 async def test_a_missing_program_is_typed() -> None:
