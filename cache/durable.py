@@ -4,10 +4,7 @@ Call as the owner of the files.
 """
 
 import os
-import stat
 from pathlib import Path
-
-from ray_envd.cache.errors import CorruptError
 
 _NEW = ".new"
 
@@ -50,36 +47,5 @@ def sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def settle(path: Path) -> None:
-    """Sees to it that an object is a folder, and that a single file in it is on disk. Call as its owner.
-
-    Raises:
-        CorruptError: it is no folder.
-    """
-    try:
-        is_folder = stat.S_ISDIR(path.lstat().st_mode)
-    except FileNotFoundError as error:
-        raise CorruptError(f"{path} is gone") from error
-    if not is_folder:
-        raise CorruptError(f"{path} is no folder any more")
-    inside = list(path.iterdir())
-    if len(inside) == 1 and stat.S_ISREG(inside[0].lstat().st_mode):
-        sync_file(inside[0])
-        sync_folder(path)
-
-
-def sync_file(path: Path) -> None:
-    """Makes a regular file's content durable; anything else is left alone.
-
-    Safe in a folder that somebody else writes: never follows a link, never waits for a pipe's other end.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -5,6 +5,7 @@ disk in a state from which :mod:`ray_envd.cache.recovery` makes a whole store, w
 """
 
 import logging
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -13,9 +14,8 @@ from typing import Any
 
 from ray_envd.cache import stamps
 from ray_envd.cache.catalog import Catalog, object_name
-from ray_envd.cache.durable import settle
 from ray_envd.cache.epochs import Epochs, sync_file_system
-from ray_envd.cache.errors import InUseError
+from ray_envd.cache.errors import CorruptError, InUseError
 from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.layout import Layout, UserDirs
 from ray_envd.cache.lock import StoreLock
@@ -182,9 +182,8 @@ class Store(Stored):
     ) -> Entry:
         """Publishes what a build has made; the object comes back held once, for the caller.
 
-        A file that is a whole object by itself is on disk for certain afterwards. The files of a larger tree
-        survive any death of the daemon, and a loss of power after the next :meth:`sync`; one that comes
-        earlier takes the object with it.
+        Its files survive any death of the daemon, and a loss of power after the next :meth:`sync`; one that
+        comes earlier takes the object with it.
 
         Args:
             build: what :meth:`begin` returned.
@@ -206,7 +205,7 @@ class Store(Stored):
             raise InUseError(f"{build.key.id} is not under construction by this build")
         epoch = self._epochs.current  # before the last of its files: a sync that ends it has them all
         with acting_as(build.owner):
-            settle(build.path)
+            _require_folder(build.path)
             measured = measure(build.path, units)
             taken = stamps.take(build.path, stamped, present=present)
         facts = Facts(
@@ -307,3 +306,12 @@ class Store(Stored):
         self.manifests.remove(gone.key, gone.facts.generation)
         with acting_as(owner):
             return to_trash(gone.path, self.layout.user(owner.uid).trash)
+
+
+def _require_folder(path: Path) -> None:
+    try:
+        is_folder = stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError as error:
+        raise CorruptError(f"{path} is gone") from error
+    if not is_folder:
+        raise CorruptError(f"{path} is no folder any more")

@@ -7,15 +7,17 @@ the URI itself.
 import asyncio
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from ray_envd.agent.errors import DownloadError, EnvError, NetworkError
 from ray_envd.agent.fetch.context import GcsEndpoint
-from ray_envd.agent.pb.gcs_kv_pb2 import InternalKVGetReply, InternalKVGetRequest
+from ray_envd.agent.pb.gcs_kv_pb2 import GcsStatus, InternalKVGetReply, InternalKVGetRequest
 from ray_envd.cache.owner import Owner, acting_as
 
 _METHOD = "/ray.rpc.InternalKVGcsService/InternalKVGet"
@@ -26,6 +28,9 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # as Ray; a proxy would be the daemon's, not the raylet's
     ("grpc.use_local_subchannel_pool", 1),  # clusters come and go on the same address
 )
+#: How protobuf writes numbers, and what has a length.
+_VARINT, _BYTES = 0, 2
+_SEVEN_BITS, _LONGEST_VARINT = 0x7F, 10
 #: Ray's own status (src/ray/common/status.h): no such key.
 _NOT_FOUND = 17
 _TRANSIENT = frozenset(
@@ -39,29 +44,23 @@ _TRANSIENT = frozenset(
 _DENIED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 
 
-async def get(key: str, endpoint: GcsEndpoint, owner: Owner, *, field: str) -> bytes:
+async def get(key: str, endpoint: GcsEndpoint, owner: Owner, *, field: str) -> memoryview:
     """The value of a key.
 
     Raises:
         DownloadError: there is no such value, or this node is not let in.
         NetworkError: the GCS cannot be reached.
     """
-    async with await channel_to(endpoint, owner, field) as channel:
-        call = channel.unary_unary(
-            _METHOD,
-            request_serializer=InternalKVGetRequest.SerializeToString,
-            response_deserializer=InternalKVGetReply.FromString,
-        )
-        try:
-            reply = await call(
-                InternalKVGetRequest(key=key.encode()), metadata=endpoint.metadata, timeout=_DEADLINE
-            )
-        except grpc.aio.AioRpcError as error:
-            raise _error(error, field) from error
-    if reply.status.code == 0 and reply.value:
-        return bytes(reply.value)
-    if reply.status.code not in {0, _NOT_FOUND}:
-        raise DownloadError(f"the GCS answers: {reply.status.message or reply.status.code}", field=field)
+    credentials = await _credentials(endpoint, owner, field)
+    reply = await _ask(InternalKVGetRequest(key=key.encode()), endpoint, credentials, field)
+    try:
+        status, value = _parts(reply)
+    except (ValueError, IndexError, DecodeError) as error:
+        raise DownloadError("the GCS answers nonsense", field=field) from error
+    if status.code == 0 and value:
+        return value
+    if status.code not in {0, _NOT_FOUND}:
+        raise DownloadError(f"the GCS answers: {status.message or status.code}", field=field)
     raise DownloadError(
         f"the package {key} is not in the GCS; it may have been deleted early, because of a long upload or a "
         "restart of the cluster",
@@ -69,6 +68,79 @@ async def get(key: str, endpoint: GcsEndpoint, owner: Owner, *, field: str) -> b
         remedy="set RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S on the driver to more seconds than the "
         "upload takes (default: 600); if that does not help, change any file of the package and run again",
     )
+
+
+async def _ask(
+    request: InternalKVGetRequest,
+    endpoint: GcsEndpoint,
+    credentials: grpc.ChannelCredentials | None,
+    field: str,
+) -> bytes:
+    """The reply as it came, of which half a GiB may be one value.
+
+    Not by ``grpc.aio``, which puts the pieces of a message together on the event loop: here a thread of
+    gRPC's does. Nor is it parsed there, which would copy it once more.
+    """
+    channel = (
+        grpc.insecure_channel(endpoint.address, options=_OPTIONS)
+        if credentials is None
+        else grpc.secure_channel(endpoint.address, credentials, options=_OPTIONS)
+    )
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell(_: object) -> None:
+        loop.call_soon_threadsafe(done.set)
+
+    try:
+        method: grpc.UnaryUnaryMultiCallable[InternalKVGetRequest, bytes] = channel.unary_unary(
+            _METHOD, request_serializer=InternalKVGetRequest.SerializeToString
+        )
+        call = method.future(request, metadata=endpoint.metadata, timeout=_DEADLINE)
+        try:
+            call.add_done_callback(tell)
+            await done.wait()
+            reply: bytes = call.result()
+        finally:
+            call.cancel()
+    except grpc.RpcError as error:
+        raise _error(error, field) from error
+    finally:
+        await asyncio.shield(asyncio.to_thread(channel.close))
+    return reply
+
+
+def _parts(reply: bytes) -> tuple[GcsStatus, memoryview]:
+    """Status and value of an ``InternalKVGetReply``, the value where it is: parsing copies it.
+
+    The wire format is that of protobuf, https://protobuf.dev/programming-guides/encoding/.
+
+    Raises:
+        ValueError, IndexError, DecodeError: it is no such message.
+    """
+    status, value, left = GcsStatus(), memoryview(b""), memoryview(reply)
+    while left:
+        tag, left = _varint(left)
+        size, left = _varint(left)
+        if tag & 7 == _VARINT:
+            continue
+        if tag & 7 != _BYTES or size > len(left):
+            raise ValueError("no reply of the key-value service")
+        content, left = left[:size], left[size:]
+        if tag >> 3 == InternalKVGetReply.STATUS_FIELD_NUMBER:
+            status = GcsStatus.FromString(bytes(content))
+        elif tag >> 3 == InternalKVGetReply.VALUE_FIELD_NUMBER:
+            value = content
+    return status, value
+
+
+def _varint(data: memoryview) -> tuple[int, memoryview]:
+    """A number in pieces of seven bits, the lowest first, and what comes after it."""
+    value = 0
+    for position in range(_LONGEST_VARINT):
+        value |= (data[position] & _SEVEN_BITS) << 7 * position
+        if data[position] <= _SEVEN_BITS:
+            return value, data[position + 1 :]
+    raise ValueError("a number without an end")
 
 
 @cache
@@ -84,8 +156,16 @@ async def channel_to(endpoint: GcsEndpoint, owner: Owner, field: str) -> grpc.ai
         DownloadError: a certificate cannot be read.
     """
     _keep_runtime()
-    if endpoint.ca_cert is None and endpoint.server_cert is None and endpoint.server_key is None:
+    credentials = await _credentials(endpoint, owner, field)
+    if credentials is None:
         return grpc.aio.insecure_channel(endpoint.address, options=_OPTIONS)
+    return grpc.aio.secure_channel(endpoint.address, credentials, options=_OPTIONS)
+
+
+async def _credentials(endpoint: GcsEndpoint, owner: Owner, field: str) -> grpc.ChannelCredentials | None:
+    """The certificates with which the GCS is asked; None where it has none."""
+    if endpoint.ca_cert is None and endpoint.server_cert is None and endpoint.server_key is None:
+        return None
     try:
         root, key, chain = await asyncio.to_thread(_certificates, endpoint, owner)
     except OSError as error:
@@ -94,8 +174,7 @@ async def channel_to(endpoint: GcsEndpoint, owner: Owner, field: str) -> grpc.ai
             field=field,
             remedy="check RAY_TLS_CA_CERT, RAY_TLS_SERVER_CERT and RAY_TLS_SERVER_KEY",
         ) from error
-    credentials = grpc.ssl_channel_credentials(root, key, chain)
-    return grpc.aio.secure_channel(endpoint.address, credentials, options=_OPTIONS)
+    return grpc.ssl_channel_credentials(root, key, chain)
 
 
 def _certificates(endpoint: GcsEndpoint, owner: Owner) -> tuple[bytes | None, bytes | None, bytes | None]:
@@ -105,7 +184,7 @@ def _certificates(endpoint: GcsEndpoint, owner: Owner) -> tuple[bytes | None, by
     return root, key, chain
 
 
-def _error(error: grpc.aio.AioRpcError, field: str) -> EnvError:
+def _error(error: grpc.RpcError, field: str) -> EnvError:
     """Only the code's name is told: details hold addresses and are long."""
     code = error.code()
     if code in _TRANSIENT:
@@ -119,13 +198,15 @@ def _error(error: grpc.aio.AioRpcError, field: str) -> EnvError:
     return DownloadError(f"the GCS refuses the request ({code.name})", field=field)
 
 
-def save(value: bytes, destination: Path, owner: Owner) -> str:
+def save(value: memoryview, destination: Path, owner: Owner) -> str:
     """Writes a value to a new file of its owner, mode 0600; blocking. Returns its sha256, hex.
 
     Raises:
         OSError: the file exists, or cannot be written.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with acting_as(owner), open(os.open(destination, flags, 0o600), "wb") as out:
-        out.write(value)
-    return hashlib.sha256(value).hexdigest()
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(hashlib.sha256, value)
+        with acting_as(owner), open(os.open(destination, flags, 0o600), "wb") as out:
+            out.write(value)
+        return digest.result().hexdigest()

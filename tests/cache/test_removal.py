@@ -1,12 +1,10 @@
 import os
-import threading
 from pathlib import Path
 
 import pytest
 from shelf import below, du, let_pass
 
 from ray_envd.cache import removal
-from ray_envd.cache.durable import sync_file
 from ray_envd.cache.owner import Owner, acting_as
 from ray_envd.cache.removal import clear, remove_tree, to_trash
 from ray_envd.cache.sizes import measure, weigh
@@ -49,15 +47,6 @@ def test_a_folder_that_becomes_a_link_under_the_walk_is_not_followed(tmp_path: P
     with pytest.raises(NotADirectoryError):
         removal._open_folder(parent, "link")
     os.close(parent)
-
-
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    """Making a file durable returns at once, also if somebody puts a pipe there at the last moment."""
-    os.mkfifo(tmp_path / "pipe")
-    syncing = threading.Thread(target=sync_file, args=(tmp_path / "pipe",), daemon=True)
-    syncing.start()
-    syncing.join(10)
-    assert not syncing.is_alive()
 
 
 def test_files_that_are_linked_elsewhere_are_not_counted(tmp_path: Path) -> None:
