@@ -58,12 +58,12 @@ class Packages:
             return known, False
         name = ("package", bench.session.owner.uid, version)
         download = partial(self._download, name, uri, context, field, max(sizes, default=_GUESS_BYTES))
-        key = await bench.share(name, download)
+        key, told = await bench.share(name, download)
         entry = bench.hold(key)
         if entry is None:  # collected between its arrival and now
             raise NetworkError("the package was collected before it could be used", field=field)
-        if token is not None:
-            await bench.link(version, key, None)
+        for each in {token, told} - {None}:
+            await bench.link(digest_of("package", uri, each), key, None)
         await bench.link(fresh, key, None if _is_immutable(uri) else self._ttl)
         return entry, True
 
@@ -78,10 +78,11 @@ class Packages:
     ) -> str | None:
         """The source's token of freshness; a source out of reach is forgiven if the package is here.
 
-        ``sized`` hears the package's size, if the source tells it.
+        Of a package that is not here nothing is asked: None, unless the URI is a token itself; its first
+        download tells. ``sized`` hears the package's size, if the source tells it.
         """
-        if not bench.was_linked(fresh) and _is_immutable(uri):
-            return uri
+        if not bench.was_linked(fresh):
+            return uri if _is_immutable(uri) else None
         try:
             async with bench.slot():
                 return await validator(uri, context, field=field, report=lambda _done, total: sized(total))
@@ -93,11 +94,12 @@ class Packages:
 
     async def _download(
         self, name: Hashable, uri: str, context: FetchContext, field: str, size: int, bench: Bench
-    ) -> ObjectKey:
+    ) -> tuple[ObjectKey, str | None]:
+        """The archive's key, and the token that the source gave with it."""
         shown = redact_urls(uri.partition("#")[0])
         report = bench.reporter(field)
 
-        async def work(room: Room) -> ObjectKey:
+        async def work(room: Room) -> tuple[ObjectKey, str | None]:
             report("downloading", shown)
             staging = await bench.thread(_staging_file, bench)
             room.writes_to(staging, bench.session.owner)
@@ -117,7 +119,7 @@ class Packages:
                 await bench.obtain(key, fill, field=field, summary=shown, reserve=0)
             finally:
                 await asyncio.shield(bench.thread(_discard, staging, bench.session.owner))
-            return key
+            return key, fetched.validator
 
         return await bench.workshop.space.run(name, size, work, field=field, report=report)
 

@@ -93,10 +93,12 @@ class _Lines:
 class _Run:
     """One run of a tool: everything but :meth:`cancel` happens in its thread."""
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path | str, owner: Owner) -> None:
+    def __init__(
+        self, argv: Sequence[str], env: Mapping[str, str], cwd: Path | str, owner: Owner, stdin: int
+    ) -> None:
         self._brand = Brand.new(_mark.get(process_tree.STORE_VARIABLE, ""))
         self._env = {**env, **_mark, **self._brand.variables}
-        self._argv, self._cwd, self._owner = list(argv), str(cwd), owner
+        self._argv, self._cwd, self._owner, self._stdin = list(argv), str(cwd), owner, stdin
         self._lock = threading.Lock()  # guards _wake's life
         self._wake: int | None = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._cancelled = False
@@ -137,7 +139,7 @@ class _Run:
             self._argv,
             env=self._env,
             cwd=self._cwd,
-            stdin=subprocess.DEVNULL,
+            stdin=self._stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             **_apart(),
@@ -266,6 +268,7 @@ async def run(
     env: Mapping[str, str],
     cwd: Path | str,
     owner: Owner,
+    stdin: int = subprocess.DEVNULL,
     on_line: LineCallback | None = None,
 ) -> Completed:
     """Runs a tool to its end and returns how it ended; a non-zero exit is not an exception.
@@ -279,13 +282,14 @@ async def run(
         env: the complete environment.
         cwd: working folder.
         owner: the user whom the processes run as.
+        stdin: a descriptor that the tool reads; it stays the caller's.
         on_line: called in another thread with each line of output.
 
     Raises:
         ToolMissingError: the program does not exist or may not be run.
     """
     loop = asyncio.get_running_loop()
-    attempt = _Run(argv, env, cwd, owner)
+    attempt = _Run(argv, env, cwd, owner, stdin)
     future = loop.run_in_executor(_THREADS, attempt.blocking, on_line)
     try:
         return await asyncio.shield(future)

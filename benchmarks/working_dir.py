@@ -63,7 +63,7 @@ _BYTES = (
 )
 LIMITS = {
     "small_gcs": _FILES,
-    "small_s3": f"{_FILES}; and the object's size is asked by a process of its own before it is fetched",
+    "small_s3": f"{_FILES}; and the archive is fetched by a process of its own",
     "large_gcs": f"the GCS copies the package before it sends the first byte; {_BYTES}",
     "large_s3": _BYTES,
 }

@@ -1,15 +1,17 @@
 """The daemon's side of :mod:`ray_envd.agent.fetcher`: starts it, listens, turns its answer into errors."""
 
 import asyncio
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ray_envd.agent import process
 from ray_envd.agent.errors import DiskFullError, DownloadError, EnvError, NetworkError, NeverFitsError
-from ray_envd.agent.fetch.context import FetchContext, Report
+from ray_envd.agent.fetch.context import FetchContext, Report, Secure
 from ray_envd.agent.fetch.uri import Uri
 from ray_envd.agent.redaction import Redactor, secrets_of_environment
 
@@ -51,7 +53,13 @@ _ERRORS: Mapping[str, type[EnvError]] = {
 
 
 async def run(
-    uri: Uri, destination: Path | None, context: FetchContext, *, field: str, report: Report
+    uri: Uri,
+    destination: Path | None,
+    context: FetchContext,
+    *,
+    field: str,
+    report: Report,
+    secure: Secure,
 ) -> Mapping[str, Any]:
     """Runs the program as the owner; without a destination it only asks for the validator.
 
@@ -59,6 +67,7 @@ async def run(
         The program's result.
 
     Raises:
+        Whatever ``secure`` does: the program has written nothing then, and has ended.
         DownloadError, NetworkError, NeverFitsError, DiskFullError: as the program says.
         ToolMissingError: the owner may not run the daemon's interpreter.
     """
@@ -69,20 +78,28 @@ async def run(
         "max_bytes": context.max_bytes,
     }
     loop = asyncio.get_running_loop()
+    asked: asyncio.Future[int] = loop.create_future()
 
     def heard(line: str) -> None:
-        message = _message(line)
-        done, total = message.get("done"), message.get("total")
-        if isinstance(done, int) and isinstance(total, int):
-            loop.call_soon_threadsafe(report, done, total)
+        loop.call_soon_threadsafe(told, _message(line))
 
-    completed = await process.run(
-        [sys.executable, "-I", "-m", "ray_envd.agent.fetcher"],
-        env={**environment, "RAY_ENVD_FETCH": json.dumps(request)},
-        cwd="/",
-        owner=context.owner,
-        on_line=heard,
-    )
+    def told(message: Mapping[str, Any]) -> None:
+        done, total, needs = (message.get(name) for name in ("done", "total", "needs"))
+        if isinstance(done, int) and isinstance(total, int):
+            report(done, total)
+        elif isinstance(needs, int) and not asked.done():
+            asked.set_result(needs)
+
+    with _pipe() as (answers, allow):
+        work = process.run(
+            [sys.executable, "-I", "-m", "ray_envd.agent.fetcher"],
+            env={**environment, "RAY_ENVD_FETCH": json.dumps(request)},
+            cwd="/",
+            owner=context.owner,
+            stdin=answers,
+            on_line=heard,
+        )
+        completed = await _attended(work, asked, secure, allow)
     answer = _message(completed.lines[-1]) if completed.lines else {}
     # The program is in its user's hands, so nothing is taken for granted of what it says.
     result, error = answer.get("result"), answer.get("error")
@@ -99,6 +116,35 @@ async def run(
         field=field,
         output=[redact(line) for line in completed.tail()],
     )
+
+
+@contextlib.contextmanager
+def _pipe() -> Iterator[tuple[int, int]]:
+    """The ends for reading and writing, of which the second does not block."""
+    ends = os.pipe()
+    try:
+        os.set_blocking(ends[1], False)
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+async def _attended(
+    work: Coroutine[Any, Any, process.Completed], asked: asyncio.Future[int], secure: Secure, allow: int
+) -> process.Completed:
+    """Waits for the program to end; when it asks for room it is told once it has that."""
+    running = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((running, asked), return_when=asyncio.FIRST_COMPLETED)
+        if asked.done():
+            await secure(asked.result())
+            os.write(allow, b"\n")
+        return await running
+    finally:
+        if not running.done():
+            running.cancel()
+            await asyncio.wait({running})
 
 
 def _message(line: str) -> dict[str, Any]:

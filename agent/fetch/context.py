@@ -1,6 +1,6 @@
 """On whose behalf something is fetched, and what came of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from ray_envd.agent.redaction import Redactor
@@ -66,5 +66,7 @@ class Fetched:
     validator: str | None
 
 
+#: Awaited with the number of bytes that are about to be written.
+Secure = Callable[[int], Awaitable[None]]
 #: Called on the event loop with the bytes so far and in all (0: not known).
 Report = Callable[[int, int], None]

@@ -4,23 +4,19 @@ import asyncio
 import errno
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ray_envd.agent.cancellation import to_the_end
 from ray_envd.agent.errors import DiskFullError, DownloadError, NeverFitsError
 from ray_envd.agent.fetch import child, gcs
-from ray_envd.agent.fetch.context import FetchContext, Fetched, GcsEndpoint, Report
+from ray_envd.agent.fetch.context import FetchContext, Fetched, GcsEndpoint, Report, Secure
 from ray_envd.agent.fetch.uri import GCS, Uri, parse_uri
 from ray_envd.cache.owner import acting_as
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-#: Awaited with the number of bytes that are about to be written.
-Secure = Callable[[int], Awaitable[None]]
 
 
 def _nobody(_done: int, _total: int) -> None:
@@ -50,8 +46,8 @@ async def fetch(
         destination: does not exist; the owner may write in its folder.
         context: on whose behalf.
         field: for messages, and for the extensions that are allowed.
-        report: called on the event loop, first of all with the size if the source tells it.
-        secure: awaited before anything is written, where all has arrived by then.
+        report: called on the event loop, as it arrives.
+        secure: awaited with the size before anything is written, if the source tells it.
 
     Raises:
         InvalidSpecError: the URI is not valid.
@@ -67,7 +63,7 @@ async def fetch(
         if parsed.scheme == GCS:
             fetched = await _from_gcs(parsed, destination, context, field, report, secure)
         else:
-            result = await child.run(parsed, destination, context, field=field, report=report)
+            result = await child.run(parsed, destination, context, field=field, report=report, secure=secure)
             fetched = _fetched(result, field)
         _check_digest(parsed, fetched, context, field)
         arrived = True
@@ -94,7 +90,7 @@ async def validator(uri: str, context: FetchContext, *, field: str, report: Repo
         return parsed.text
     if parsed.sha256 is not None:
         return f"sha256 {parsed.sha256}"
-    result = await child.run(parsed, None, context, field=field, report=_nobody)
+    result = await child.run(parsed, None, context, field=field, report=_nobody, secure=_anything)
     token, size = result.get("validator"), result.get("bytes")
     if isinstance(size, int):
         report(0, size)

@@ -61,7 +61,7 @@ def store(source: Source, destination: str, max_bytes: int) -> dict[str, object]
     """
     if source.total is not None and source.total > max_bytes:
         raise _too_large(source.total, max_bytes)
-    say({"done": 0, "total": source.total or 0})  # so that the parent has room for it before it comes
+    _ask_for_room(source.total or 0)
     try:
         descriptor = os.open(destination, _NEW_FILE, 0o600)
     except OSError as error:
@@ -89,6 +89,13 @@ def store(source: Source, destination: str, max_bytes: int) -> dict[str, object]
     if source.total is not None and done != source.total:
         raise Failure("network", f"the transfer ended after {done} of {source.total} bytes")
     return {"sha256": digest.hexdigest(), "bytes": done, "validator": source.validator}
+
+
+def _ask_for_room(size: int) -> None:
+    """Returns when the parent has room for so many bytes; a parent that is gone ends this program."""
+    say({"needs": size})
+    if not os.read(sys.stdin.fileno(), 1):
+        sys.exit(1)
 
 
 @contextmanager

@@ -103,6 +103,16 @@ def test_from_the_web_by_a_private_authority(make_raylet: MakeRaylet, tmp_path: 
         web.close()
 
 
+def test_a_new_package_is_asked_for_once(raylet: Raylet, package: Path) -> None:
+    """No question comes before its download, which tells how large it is and what it is like."""
+    web = FileServer()
+    try:
+        raylet.prepared({"working_dir": web.add(package)})
+        assert [seen.method for seen in web.server.seen] == ["GET"]
+    finally:
+        web.close()
+
+
 def test_from_s3(make_raylet: MakeRaylet, s3: S3, package: Path) -> None:
     """Endpoint and credentials are those of the raylet's environment."""
     s3.put(f"folder/{package.name}", package.read_bytes())

@@ -1,5 +1,6 @@
 """https:// and http:// against real servers."""
 
+import asyncio
 import base64
 import hashlib
 import socket
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from fetch_servers import FIELD, Authority, MakeContext, Request, Serve, content, mode, names, remove, write
+from processes import marked
 
 from ray_envd.agent.errors import DownloadError, NetworkError, NeverFitsError, Retry
 from ray_envd.agent.fetch import fetch, validator
+from ray_envd.agent.room import OutgrownError
 
 BODY = b"package " * 100_000
 
@@ -29,6 +32,37 @@ async def test_a_file_arrives_with_its_digest_size_and_validator(
     assert done.validator == 'etag "v1"'
     assert seen[-1] == (len(BODY), len(BODY))
     assert mode(target) == 0o600
+
+
+async def test_nothing_is_written_before_there_is_room(
+    serve: Serve, make_context: MakeContext, target: Path
+) -> None:
+    """The size is told first; once it is granted the file comes by the same connection."""
+    web = serve(lambda request: request.answer(BODY))
+    seen: list[tuple[int, list[str]]] = []
+
+    async def secure(size: int) -> None:
+        seen.append((size, await asyncio.to_thread(names, target.parent)))
+
+    await fetch(f"{web.url}/code.zip", target, make_context(), field=FIELD, secure=secure)
+    assert seen == [(len(BODY), [])]
+    assert content(target) == BODY
+    assert [each.method for each in web.seen] == ["GET"]
+
+
+async def test_what_gets_no_room_is_not_written(
+    serve: Serve, make_context: MakeContext, target: Path
+) -> None:
+    """The refusal is passed on as it is, and the program has ended."""
+    web = serve(lambda request: request.answer(BODY))
+
+    async def refuse(_size: int) -> None:
+        raise OutgrownError(5)
+
+    with pytest.raises(OutgrownError):
+        await fetch(f"{web.url}/code.zip", target, make_context(), field=FIELD, secure=refuse)
+    assert names(target.parent) == []
+    assert marked(f'RAY_ENVD_FETCH={{"uri": "{web.url}') == []
 
 
 async def test_the_validator_costs_no_download(serve: Serve, make_context: MakeContext) -> None:
