@@ -84,7 +84,8 @@ class Environments:
         platform = await self._platform(bench)
         interpreter = platform.interpreter
         request = await read(spec, interpreter, environment=bench.environment, owner=session.owner)
-        digests = await bench.thread(contents, request.local_files, session.owner)
+        files = request.local_files
+        digests = await bench.thread(contents, files, session.owner) if files else {}
         asked = digest_of("environment", session.owner.uid, request.digest(interpreter, digests))
         known = await bench.linked(asked)
         if known is not None:

@@ -142,6 +142,39 @@ def _write_record(path: Path, record: Record) -> None:
     aside.replace(record_path(path))
 
 
+@dataclass(frozen=True, slots=True)
+class InTheWay:
+    """A finished tree that cannot be handed out.
+
+    Attributes:
+        is_changed: somebody has written into it; otherwise it was made from something else.
+        bytes: its size now.
+    """
+
+    is_changed: bool
+    bytes: int
+
+
+def take_or_make(
+    path: Path,
+    origin: str,
+    owner: Owner,
+    make: Make,
+    stopped: Callable[[], bool],
+    begins: Callable[[], object],
+) -> Record | InTheWay:
+    """The tree that stands there, if it is as it was made from the origin; made if there is none.
+
+    Calls ``begins`` before it makes one. Raises what :func:`make_tree` does.
+    """
+    record = read_record(path, owner)
+    if record is None:
+        begins()
+        return make_tree(path, origin, owner, make, stopped)
+    changed, size = has_changed(path, owner)
+    return InTheWay(changed, size) if changed or record.archive != origin else record
+
+
 def make_tree(path: Path, origin: str, owner: Owner, make: Make, stopped: Callable[[], bool]) -> Record:
     """Makes a tree in place of whatever stands there.
 

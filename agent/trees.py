@@ -14,7 +14,7 @@ import asyncio
 import dataclasses
 import threading
 import time
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
@@ -26,7 +26,7 @@ from ray_envd.agent.errors import ArchiveError, EnvError
 from ray_envd.agent.once import Once
 from ray_envd.agent.room import Report, disk_full
 from ray_envd.agent.sessions import Session
-from ray_envd.agent.tree_files import Make, Record
+from ray_envd.agent.tree_files import InTheWay, Make, Record
 from ray_envd.cache.errors import UnsafeArchiveError
 from ray_envd.cache.owner import Owner
 
@@ -104,22 +104,20 @@ class Trees:
         if known is not None and known.serves(origin):
             return
         self._trees.pop(str(path), None)
-        record = await _whole(asyncio.to_thread(tree_files.read_record, path, owner))
-        if record is not None:
-            changed, size = await _whole(asyncio.to_thread(tree_files.has_changed, path, owner))
-            if changed or record.archive != origin:
-                await self._set_aside(session, field, path, size, report, is_changed=changed)
-                record = None
-        if record is None:
-            report("preparing" if field == LAYERS else "unpacking", path.name)
-            record = await self._make(path, field, origin, owner, make)
-        self._know(path, field, session.runtime_env_dir, owner, record)
+        stopped, loop = threading.Event(), asyncio.get_running_loop()
+        tell = partial(report, "preparing" if field == LAYERS else "unpacking", path.name)
+        words = (path, origin, owner, make, stopped.is_set)
+        take = partial(tree_files.take_or_make, *words, partial(loop.call_soon_threadsafe, tell))
+        found = await self._made(take, field, path, stopped)
+        if isinstance(found, InTheWay):
+            await self._set_aside(session, field, path, found, report)
+            tell()
+            found = await self._made(partial(tree_files.make_tree, *words), field, path, stopped)
+        self._know(path, field, session.runtime_env_dir, owner, found)
 
-    async def _make(self, path: Path, field: str, origin: str, owner: Owner, make: Make) -> Record:
-        stopped = threading.Event()
-        work = asyncio.to_thread(tree_files.make_tree, path, origin, owner, make, stopped.is_set)
+    async def _made(self, work: Callable[[], T], field: str, path: Path, stopped: threading.Event) -> T:
         try:
-            return await _whole(work, stopped)
+            return await _whole(asyncio.to_thread(work), stopped)
         except UnsafeArchiveError as error:
             raise ArchiveError(str(error), field=field, remedy="make the package anew") from error
         except OSError as error:
@@ -130,15 +128,15 @@ class Trees:
             ) from error
 
     async def _set_aside(
-        self, session: Session, field: str, path: Path, size: int, report: Report, *, is_changed: bool
+        self, session: Session, field: str, path: Path, found: InTheWay, report: Report
     ) -> None:
-        if field == LAYERS or not is_changed:
+        if field == LAYERS or not found.is_changed:
             await _whole(asyncio.to_thread(tree_files.remove, path, session.owner))
             return
-        left = await _whole(asyncio.to_thread(tree_files.set_aside, path, size, session.owner))
+        left = await _whole(asyncio.to_thread(tree_files.set_aside, path, found.bytes, session.owner))
         if left is not None:
             report("kept", f"what was written into {path.name} before is in {left}")
-            record = Record("", size, is_left=True)
+            record = Record("", found.bytes, is_left=True)
             self._know(left, field, session.runtime_env_dir, session.owner, record)
 
     def _know(self, path: Path, field: str, root: Path, owner: Owner, record: Record) -> None:
@@ -214,9 +212,7 @@ class Trees:
             users: for each env that is in use, by digest, the trees on which it stands.
         """
         self._roots[session.id] = session.runtime_env_dir
-        for name, folder in _FOLDERS.items():
-            place = session.runtime_env_dir / folder
-            found = await asyncio.to_thread(tree_files.records, place, session.owner)
+        for name, found in (await asyncio.to_thread(_left, session)).items():
             for path, record in found.items():
                 if str(path) not in self._trees and not self._once.running(str(path)):
                     self._know(path, name, session.runtime_env_dir, session.owner, record)
@@ -272,6 +268,12 @@ class Trees:
         task = asyncio.ensure_future(work)
         self._later.add(task)
         task.add_done_callback(self._later.discard)
+
+
+def _left(session: Session) -> dict[str, dict[Path, Record]]:
+    """By field, the finished trees in a session's folder; blocking."""
+    root, owner = session.runtime_env_dir, session.owner
+    return {name: tree_files.records(root / folder, owner) for name, folder in _FOLDERS.items()}
 
 
 async def _whole(work: Awaitable[T], stopped: threading.Event | None = None) -> T:

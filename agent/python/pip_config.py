@@ -7,11 +7,13 @@ import configparser
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from ray_envd.agent.errors import InvalidSpecError
 from ray_envd.agent.python.interpreter import Interpreter
 
+_MOST_TEXTS = 32
 _NOT_OPTIONS = {"PIP_CONFIG_FILE", "PIP_HELP", "PIP_VERSION"}
 
 
@@ -57,20 +59,26 @@ def files(interpreter: Interpreter, environment: Mapping[str, str]) -> Iterator[
         yield Path(named)
 
 
-def _parse(path: Path) -> dict[str, dict[str, str]]:
+def _parse(path: Path) -> Mapping[str, Mapping[str, str]]:
     try:
         text = path.read_text()
     except OSError:
         return {}
-    parser = configparser.RawConfigParser()
     try:
-        parser.read_string(text)
+        return _sections(text)
     except configparser.Error as error:
         raise InvalidSpecError(
             f"pip's configuration {path} cannot be parsed (line {getattr(error, 'lineno', '?')})",
             field="pip",
             remedy="correct that file on the node",
         ) from error
+
+
+@lru_cache(_MOST_TEXTS)
+def _sections(text: str) -> Mapping[str, Mapping[str, str]]:
+    """Remembered: files are read each time, but say the same."""
+    parser = configparser.RawConfigParser()
+    parser.read_string(text)
     return {
         section: {_normal(name): value for name, value in parser.items(section)}
         for section in parser.sections()
