@@ -123,7 +123,10 @@ class AdminService(services.AdminServiceServicer):
         objects, token = await self._manager.workshop.thread(
             self._listing.page, request.page_size, request.page_token
         )
-        sessions = [] if request.page_token else map(self._session, self._links.sessions.values())
+        attached = [] if request.page_token else list(self._links.sessions.values())
+        sessions = self._listing.sessions(
+            (session, len(self._manager.uses.states(session))) for session in attached
+        )
         return pb.ListReply(objects=objects, sessions=sessions, next_page_token=token)
 
     async def Stats(self, _request: pb.StatsRequest, _context: Context) -> pb.StatsReply:  # noqa: N802
@@ -197,21 +200,6 @@ class AdminService(services.AdminServiceServicer):
         except cache_errors.StoreError as error:
             await _abort(context, error)
             raise
-
-    def _session(self, session: Session) -> pb.Session:
-        envs = self._manager.uses.states(session)
-        return pb.Session(
-            id=session.id,
-            session_dir=session.session_dir,
-            ray_version=session.ray_version,
-            python=session.python,
-            raylet_pid=session.raylet_pid,
-            started_ms=int(session.started * 1000),
-            envs=len(envs),
-            references=sum(env.references for env in envs),
-            connected=session.connected,
-            owner_uid=session.owner.uid,
-        )
 
 
 async def _abort(context: Context, error: cache_errors.StoreError) -> None:

@@ -1,9 +1,10 @@
-"""Objects as ``AdminService`` tells of them, one by one and in pages."""
+"""Objects and sessions as ``AdminService`` tells of them."""
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ray_envd.agent.pb import admin_pb2 as pb
+from ray_envd.agent.sessions import Session
 from ray_envd.cache.collect import Collected
 from ray_envd.cache.ledger import Ledger
 from ray_envd.cache.records import Entry
@@ -14,13 +15,13 @@ _GIGABYTE = 10**9
 
 
 class Listing:
-    """Makes messages of what is stored. All but :meth:`one` is for threads: it looks at every object."""
+    """Makes messages. For threads, since it looks at every object, is what does not say otherwise."""
 
     def __init__(self, store: Store, references: References) -> None:
         self._store, self._references = store, references
 
     def one(self, entry: Entry) -> pb.Object:
-        """One object."""
+        """One object. Loop-safe."""
         return self._object(entry, self._store.ledger())
 
     def teller(self) -> Callable[[Entry], pb.Object]:
@@ -50,6 +51,29 @@ class Listing:
             for victim in done.victims
         ]
         return pb.GcReply(victims=victims, freed_bytes=done.freed_bytes, remaining_bytes=done.remaining_bytes)
+
+    def sessions(self, attached: Iterable[tuple[Session, int]]) -> list[pb.Session]:
+        """Those that are attached, each with how many envs it has. Loop-safe.
+
+        References are as counted on disk: of a session that is just coming back to a new daemon nothing else
+        is known yet.
+        """
+        counted = {record.session_id: record.references for record in self._references.sessions()}
+        return [
+            pb.Session(
+                id=session.id,
+                session_dir=session.session_dir,
+                ray_version=session.ray_version,
+                python=session.python,
+                raylet_pid=session.raylet_pid,
+                started_ms=int(session.started * 1000),
+                envs=envs,
+                references=counted.get(session.id, 0),
+                connected=session.connected,
+                owner_uid=session.owner.uid,
+            )
+            for session, envs in attached
+        ]
 
     def _object(self, entry: Entry, ledger: Ledger) -> pb.Object:
         return pb.Object(
