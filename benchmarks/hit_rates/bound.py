@@ -11,7 +11,9 @@ while one of them is in use.
 """
 
 from collections import defaultdict
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from items import Episode, Item, Workload, episodes
@@ -20,71 +22,93 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array, vstack
 
 
-def most_saved(workload: Workload, capacity: int, rows: int = 800) -> float:
-    """Seconds of rebuilding that no policy with a cache of so many bytes can save more of."""
+class Gap(NamedTuple):
+    """An item is not in use from ``begin`` to ``end``, when it is wanted again."""
+
+    item: Item
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """The relaxation's solution.
+
+    Attributes:
+        seconds: of rebuilding; no policy can save more.
+        gaps: all of what fits the cache at all.
+        kept: how much of it is kept in each of them, from 0 to 1.
+    """
+
+    seconds: float
+    gaps: list[Gap]
+    kept: NDArray[np.float64]
+
+
+def relaxed(workload: Workload, capacity: int, rows: int = 800) -> Relaxed:
+    """The most that could be saved with a cache of so many bytes, and how."""
     fitting = [each for each in episodes(workload.uses) if each.item.size.apparent <= capacity]
     gaps = _gaps(fitting)
     if not gaps:
-        return 0.0
+        return Relaxed(0.0, [], np.zeros(0))
     begins = np.unique([each.begin for each in fitting])
     moments = begins[np.unique(np.linspace(0, len(begins) - 1, rows).astype(int))]
-    free, in_use = _in_use(fitting, moments, capacity)
-    gain = np.array([item.seconds for item, _, _ in gaps])
+    free, taken = in_use(fitting, moments, capacity)
+    gain = np.array([gap.item.seconds for gap in gaps])
     solved = linprog(
-        -gain, A_ub=_weights(gaps, moments, in_use), b_ub=np.maximum(free, 0), bounds=(0, 1), method="highs"
+        -gain,
+        A_ub=_weights(gaps, moments, taken),
+        b_ub=np.maximum(free, 0) / _MB,
+        bounds=(0, 1),
+        method="highs",
     )
     if not solved.success:
         raise RuntimeError(f"no bound for {workload.name}: {solved.message}")
-    return -float(solved.fun)
+    return Relaxed(-float(solved.fun), gaps, solved.x)
 
 
-_Gap = tuple[Item, float, float]
-
-
-def _gaps(found: list[Episode]) -> list[_Gap]:
+def _gaps(found: list[Episode]) -> list[Gap]:
     of = defaultdict[Item, list[Episode]](list)
     for each in found:
         of[each.item].append(each)
-    return [(item, one.end, next_.begin) for item, line in of.items() for one, next_ in pairwise(line)]
+    return [Gap(item, one.end, next_.begin) for item, line in of.items() for one, next_ in pairwise(line)]
 
 
-def _span(moments: NDArray[np.float64], begin: float, end: float) -> slice:
+def span(moments: NDArray[np.float64], begin: float, end: float) -> slice:
     """The moments from ``begin`` on and before ``end``."""
     low, high = np.searchsorted(moments, [begin, end])
     return slice(int(low), int(high))
 
 
-def _in_use(
+def in_use(
     found: list[Episode], moments: NDArray[np.float64], capacity: int
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.bool_]]]:
-    """At each moment: megabytes beside what is in use, and of each unit whether it is in use."""
-    taken = np.zeros(len(moments))
+    """At each moment: bytes beside what is in use, and of each unit whether it is in use."""
+    free = np.full(len(moments), float(capacity))
     units = defaultdict[str, NDArray[np.bool_]](lambda: np.zeros(len(moments), bool))
     for each in found:
-        span = _span(moments, each.begin, each.end)
-        taken[span] += each.item.size.private
+        during = span(moments, each.begin, each.end)
+        free[during] -= each.item.size.private
         for unit in each.item.size.units:
-            taken[span] += unit.bytes * ~units[unit.id][span]
-            units[unit.id][span] = True
-    return (capacity - taken) / _MB, units
+            free[during] -= unit.bytes * ~units[unit.id][during]
+            units[unit.id][during] = True
+    return free, units
 
 
-def _weights(
-    gaps: list[_Gap], moments: NDArray[np.float64], in_use: dict[str, NDArray[np.bool_]]
-) -> csr_array:
+def _weights(gaps: list[Gap], moments: NDArray[np.float64], taken: dict[str, NDArray[np.bool_]]) -> csr_array:
     """How many megabytes each gap (column) is charged with at each moment (row)."""
-    spans = [_span(moments, begin, end) for _, begin, end in gaps]
+    spans = [span(moments, gap.begin, gap.end) for gap in gaps]
     sharers = defaultdict[str, NDArray[np.float64]](lambda: np.zeros(len(moments)))
-    for (item, _, _), span in zip(gaps, spans, strict=True):
-        for unit in item.size.units:
-            sharers[unit.id][span] += 1
+    for gap, during in zip(gaps, spans, strict=True):
+        for unit in gap.item.size.units:
+            sharers[unit.id][during] += 1
     lines = []
-    for (item, _, _), span in zip(gaps, spans, strict=True):
-        charged = np.full(span.stop - span.start, item.size.private / _MB)
-        for unit in item.size.units:
-            part = unit.bytes / _MB / np.maximum(sharers[unit.id][span], 1)
-            charged += np.where(in_use[unit.id][span], 0.0, part)
-        places = np.arange(span.start, span.stop)
+    for gap, during in zip(gaps, spans, strict=True):
+        charged = np.full(during.stop - during.start, gap.item.size.private / _MB)
+        for unit in gap.item.size.units:
+            part = unit.bytes / _MB / np.maximum(sharers[unit.id][during], 1)
+            charged += np.where(taken[unit.id][during], 0.0, part)
+        places = np.arange(during.start, during.stop)
         lines.append(csr_array((charged, places, [0, len(places)]), shape=(1, len(moments))))
     return vstack(lines).T.tocsr()
 

@@ -6,12 +6,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, field
 from typing import Any, TextIO
 
-from bound import most_saved
+from bound import relaxed
 from items import Workload
 from ours import Ours, OursWithWatermarks
 from peers import Gdsf, Lfu, Lru, Stock
 from queues import S3Fifo, WTinyLfu
 from replay import Outcome, replay
+from schedule import best_schedule
 
 #: Cache sizes, as parts of the working set.
 FRACTIONS = (0.1, 0.25, 0.5, 0.75, 1.0)
@@ -37,6 +38,7 @@ class Point:
         capacity: the same in bytes; of several seeds their sum, as all figures are.
         outcomes: by policy.
         bound: seconds that no policy can save more of.
+        schedule: what was reached by knowing the future.
     """
 
     workload: str
@@ -44,6 +46,7 @@ class Point:
     capacity: int
     outcomes: dict[str, Outcome]
     bound: float
+    schedule: Outcome
 
     @property
     def best_peer(self) -> str:
@@ -86,15 +89,19 @@ def study(workloads: Sequence[Workload], fractions: Sequence[float], log: TextIO
 
 def _sum(one: Point, other: Point) -> Point:
     """The same workload of two seeds."""
-    outcomes = {
-        name: Outcome(*(mine + yours for mine, yours in zip(astuple(a), astuple(b), strict=True)))
-        for (name, a), b in zip(one.outcomes.items(), other.outcomes.values(), strict=True)
-    }
+    outcomes = {name: _added(outcome, other.outcomes[name]) for name, outcome in one.outcomes.items()}
     capacity, bound = one.capacity + other.capacity, one.bound + other.bound
-    return Point(one.workload, one.fraction, capacity, outcomes, bound)
+    schedule = _added(one.schedule, other.schedule)
+    return Point(one.workload, one.fraction, capacity, outcomes, bound, schedule)
+
+
+def _added(one: Outcome, other: Outcome) -> Outcome:
+    return Outcome(*(mine + yours for mine, yours in zip(astuple(one), astuple(other), strict=True)))
 
 
 def _point(workload: Workload, fraction: float) -> Point:
     capacity = int(workload.working_set * fraction)
     outcomes = {name: replay(workload, capacity, policy) for name, policy in POLICIES.items()}
-    return Point(workload.name, fraction, capacity, outcomes, most_saved(workload, capacity))
+    bound = relaxed(workload, capacity)
+    schedule = best_schedule(workload, capacity, bound)
+    return Point(workload.name, fraction, capacity, outcomes, bound.seconds, schedule)

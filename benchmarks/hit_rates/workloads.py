@@ -145,6 +145,21 @@ def _day_of_notebooks(chance: random.Random, people: list[list[Item]], day: int)
             yield _use(chance, versions[-1], day * DAY + chance.uniform(8, 18) * HOUR)
 
 
+def projects(seed: int) -> Workload:
+    """Half a year of 60 projects: each has a few envs for two to ten weeks, and leaves them behind."""
+    chance = random.Random(f"projects {seed}")
+    uses = list[Use]()
+    for number in range(60):
+        begin, days = chance.randrange(24) * 7, chance.randrange(14, 70)
+        envs = [environment(chance, f"project{number}.{n}") for n in range(chance.randrange(2, 6))]
+        for item in (*envs, package(chance, f"project{number}.code")):
+            often = min(0.9, chance.expovariate(2.0))
+            for day in range(begin, begin + days):
+                while day % 7 < 5 and chance.random() < often:
+                    uses.append(_use(chance, item, day * DAY + chance.uniform(8, 20) * HOUR))
+    return workload("projects", str(projects.__doc__), uses)
+
+
 GENERATORS: tuple[Callable[[int], Workload], ...] = (
     zipf_drift,
     scans,
@@ -152,6 +167,7 @@ GENERATORS: tuple[Callable[[int], Workload], ...] = (
     weekly_batch,
     notebooks,
     tenants,
+    projects,
 )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from recorded import read_trace
 from replay import Outcome, Policy, World, replay
 from workloads import GENERATORS
 
+ROOT = Path(__file__).resolve().parents[2]
+#: `make test` and `make test-fast` set it up; it has numpy and scipy.
+BENCH_PYTHON = ROOT / ".work/bench/bin/python"
 POLICIES = [Ours, OursWithWatermarks, Stock, Lru, Lfu, Gdsf, S3Fifo, WTinyLfu]
 
 
@@ -61,6 +65,31 @@ def test_the_costly_one_stays_with_ours() -> None:
     trace = used((dear, 0, 1), *turns, (dear, 100, 101))
     assert replay(trace, 130, Lru).saved_seconds == 0
     assert replay(trace, 130, Ours).saved_seconds == 60
+
+
+_KNOWING = """
+import json, sys
+sys.path[:0] = sys.argv[1:]
+from bound import relaxed
+from items import START, Item, Use, workload
+from peers import Lru
+from ray_envd.cache.sizes import Size
+from replay import replay
+from schedule import best_schedule
+items = [Item(name, "python", Size(40), seconds) for name, seconds in (("a", 1.0), ("b", 3.0), ("c", 5.0))]
+trace = workload("by hand", "", [Use(START + 10 * n, each, 1.0) for n, each in enumerate(items * 2)])
+solved = relaxed(trace, 100)
+saved = [best_schedule(trace, 100, solved).saved_seconds, replay(trace, 100, Lru).saved_seconds]
+print(json.dumps([solved.seconds, *saved]))
+"""
+
+
+def test_what_knowing_the_future_saves() -> None:
+    """Of three in turn two fit: the second goes for the others; the bound keeps half of it."""
+    command = [BENCH_PYTHON, "-c", _KNOWING, ROOT / "benchmarks/hit_rates", ROOT / "dev"]
+    found = subprocess.run(command, capture_output=True, check=True)
+    bound, schedule, lru = json.loads(found.stdout)
+    assert (bound, schedule, lru) == (pytest.approx(1.0 + 3.0 / 2 + 5.0), 1.0 + 5.0, 0.0)
 
 
 def test_what_is_shared_takes_its_bytes_once() -> None:

@@ -203,7 +203,7 @@ def test_each_victim_has_its_reason() -> None:
         " the store is above 19.0 MB and comes down to 15.0 MB"
     )
     assert victim.frees == 10 * MB
-    assert victim.worth == pytest.approx(0.25 * (12.5 + 0.8 + 0.05) / (10 * MB))
+    assert victim.worth == pytest.approx(0.25**0.7 * (12.5 + 0.08 + 0.02) / (10 * MB))
     assert "asked to come down to 12.0 MB" in _plan(old, target=12 * MB).victims[0].reason
 
 

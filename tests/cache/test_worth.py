@@ -53,11 +53,11 @@ def test_a_clock_that_went_back_heats_nothing() -> None:
 
 
 def test_the_formula_to_the_letter() -> None:
-    """Heat 3 a half-life ago, 10 s and 100 MB to rebuild, 50 MB: 1.5 x 12.05 s / 50 MB."""
-    weights = Weights(half_life=HALF_LIFE, bytes_per_second=50e6, overhead_seconds=0.05)
+    """Heat 3 a half-life ago, 10 s and 100 MB to rebuild, 50 MB: 1.5 ** 0.7 x 12.05 s / 50 MB."""
+    weights = Weights(half_life=HALF_LIFE, frequency=0.7, bytes_per_second=50e6, overhead_seconds=0.05)
     rated = _Rated(3.0, NOW - HALF_LIFE, 10.0, 100 * MB)
     assert rebuild_seconds(rated, weights) == 12.05
-    assert math.isclose(worth(rated, 50 * MB, NOW, weights), 1.5 * 12.05 / 50e6)
+    assert math.isclose(worth(rated, 50 * MB, NOW, weights), 1.5**0.7 * 12.05 / 50e6)
 
 
 @given(rated=_rated, size=st.integers(0, 10**13), more=st.floats(1.01, 100))
