@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, field
 from typing import Any, TextIO
 
-from bound import relaxed
+from bound import optimum
 from items import Workload
 from ours import Ours, OursWithWatermarks
 from peers import Gdsf, Lfu, Lru, Stock
@@ -79,7 +79,8 @@ def study(workloads: Sequence[Workload], fractions: Sequence[float], log: TextIO
     """Runs everything; a line of progress for each point."""
     tasks = [(workload, fraction) for workload in workloads for fraction in fractions]
     points = dict[tuple[str, float], Point]()
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    # What the solver prints goes where progress goes.
+    with ProcessPoolExecutor(os.cpu_count(), initializer=os.dup2, initargs=(2, 1)) as pool:
         for point in pool.map(_point, *zip(*tasks, strict=True)):
             print(f"{point.workload}: {point.fraction:.0%} of the working set", file=log)
             name = point.workload, point.fraction
@@ -102,6 +103,6 @@ def _added(one: Outcome, other: Outcome) -> Outcome:
 def _point(workload: Workload, fraction: float) -> Point:
     capacity = int(workload.working_set * fraction)
     outcomes = {name: replay(workload, capacity, policy) for name, policy in POLICIES.items()}
-    bound = relaxed(workload, capacity)
-    schedule = best_schedule(workload, capacity, bound)
+    bound = optimum(workload, capacity)
+    schedule = best_schedule(workload, capacity, bound.kept)
     return Point(workload.name, fraction, capacity, outcomes, bound.seconds, schedule)
