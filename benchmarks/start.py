@@ -80,7 +80,11 @@ TARGETS = {
     "ready_large": Target(most=1000),
     "link": Target(most=80),
     "daemon_rss": Target(most=60),
-    "link_rss": Target(most=12),
+    "link_rss": Target(
+        most=12,
+        limit="Python alone has 7.9 MiB, the modules that it needs 1.8, and to compile the script at its"
+        " start leaves 1.5: bytecode would need a second file in Ray's folder",
+    ),
 }
 _MOST_KILLED, _BOUND_SINCE = 3, 300
 _IDLE = 10.0  # seconds
