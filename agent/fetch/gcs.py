@@ -5,6 +5,7 @@ the URI itself.
 """
 
 import asyncio
+import ctypes
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from ray_envd.agent.fetch.context import GcsEndpoint
 from ray_envd.agent.pb.gcs_kv_pb2 import GcsStatus, InternalKVGetReply, InternalKVGetRequest
 from ray_envd.cache.owner import Owner, acting_as
 
+_libc = ctypes.CDLL(None)
 _METHOD = "/ray.rpc.InternalKVGcsService/InternalKVGet"
 _DEADLINE = 300.0  # seconds: half a GiB at 2 MB/s
 _OPTIONS = (
@@ -28,6 +30,8 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # as Ray; a proxy would be the daemon's, not the raylet's
     ("grpc.use_local_subchannel_pool", 1),  # clusters come and go on the same address
 )
+#: Bytes of a message whose pieces are worth giving back.
+_LARGE = 8 * 1024**2
 #: How protobuf writes numbers, and what has a length.
 _VARINT, _BYTES = 0, 2
 _SEVEN_BITS, _LONGEST_VARINT = 0x7F, 10
@@ -106,7 +110,16 @@ async def _ask(
         raise _error(error, field) from error
     finally:
         await asyncio.shield(asyncio.to_thread(channel.close))
+    if len(reply) > _LARGE:
+        await asyncio.to_thread(_give_back)
     return reply
+
+
+def _give_back() -> None:
+    """Gives the memory of a message's pieces back to the system, of which malloc keeps half otherwise."""
+    trim = getattr(_libc, "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _parts(reply: bytes) -> tuple[GcsStatus, memoryview]:
