@@ -51,11 +51,6 @@ class Requirement:
         """Whether it names a version control repository."""
         return self.url is not None and "+" in self.url.partition("://")[0]
 
-    @property
-    def is_loose_url(self) -> bool:
-        """Whether it is a file on another machine that may be replaced under the same address."""
-        return self.url is not None and not self.exact and not self.is_repository
-
     def line(self) -> str:
         """The line of a requirements file."""
         text = at_commit(self)

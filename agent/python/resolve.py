@@ -28,7 +28,6 @@ class Lock:
 
     Attributes:
         pins: (name, version or address without credentials), sorted; for people, and for keys.
-        index_digest: of where the packages come from.
         digest: the object's key: two requests with the same set over the same interpreter have the same.
             Where the real pip is the engine it resolves only while it installs, so there the digest is that
             of the request, and ``pins`` is empty.
@@ -37,7 +36,6 @@ class Lock:
     """
 
     pins: tuple[tuple[str, str], ...]
-    index_digest: str
     digest: str
     folders: tuple[str, ...] = ()
     lines: tuple[str, ...] = field(repr=False, default=())
@@ -79,7 +77,7 @@ async def resolve(
         work.report("note:", note)
     if request.engine == "pip":
         digest = request.digest(work.interpreter, file_digests)
-        return Lock((), "", _digest("pip", digest))
+        return Lock((), _digest("pip", digest))
     work = work.hiding(request.secrets)
     work.report("resolving", f"{len(request.requirements)} requirements")
     request = await identify(request, work, shadow, fresh=fresh)
@@ -194,7 +192,7 @@ def _lock(
     made_with = sorted({*request.options.both, *_format_control(request)})
     origin = [index, made_with] if pins else []
     digest = _digest("uv", work.interpreter.digest, sorted(pins), origin, request.check)
-    return Lock(tuple(sorted(pins)), index, digest, tuple(folders), tuple(sorted(lines)))
+    return Lock(tuple(sorted(pins)), digest, tuple(folders), tuple(sorted(lines)))
 
 
 def _format_control(request: Request) -> list[str]:

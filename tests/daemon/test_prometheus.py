@@ -29,7 +29,6 @@ CONSTANT = {
     "process_max_fds",
     "process_start_time_seconds",
 }
-VARIABLES = {"$__rate_interval": "1m", "$__range": "5m", "$job": "ray-envd", "$instance": ".*"}
 #: What a label may be: a word or a number of ours, never a name, a path or an address of a user's.
 WORD = re.compile(r"[a-z_]+|[0-9.]+|[0-9]+\.[0-9]+\.[0-9]+|\+Inf|[A-Z][A-Za-z]+")
 
