@@ -123,7 +123,7 @@ def _from_variable(setting: Setting, environ: Mapping[str, str]) -> Value | None
 def _usual_file(environ: Mapping[str, str], *, root: bool) -> Path:
     if root:
         return Path("/etc/ray-envd/config.toml")
-    base = environ.get("XDG_CONFIG_HOME") or os.path.join(_home(environ), ".config")  # noqa: PTH118
+    base = environ.get("XDG_CONFIG_HOME") or os.path.join(_home(environ), ".config")  # noqa: PTH118 - text, as the variables are
     return Path(base) / "ray-envd" / "config.toml"
 
 
@@ -181,7 +181,7 @@ def _home(environ: Mapping[str, str]) -> str:
 def _default_store(environ: Mapping[str, str], *, root: bool) -> Path:
     if root:
         return Path("/var/lib/ray-envd")
-    base = environ.get("XDG_STATE_HOME") or os.path.join(_home(environ), ".local", "state")  # noqa: PTH118
+    base = environ.get("XDG_STATE_HOME") or os.path.join(_home(environ), ".local", "state")  # noqa: PTH118 - text, as the variables are
     return Path(base) / "ray-envd"
 
 

@@ -108,7 +108,7 @@ class AdminService(services.AdminServiceServicer):
             )
         )
 
-    async def Prefetch(  # noqa: N802
+    async def Prefetch(  # noqa: N802 - the protocol's name
         self, request: pb.PrefetchRequest, _context: Context
     ) -> AsyncIterator[pb.PrefetchEvent]:
         """Prepares many, for whoever asks for them later."""
@@ -118,7 +118,7 @@ class AdminService(services.AdminServiceServicer):
 
     # objects
 
-    async def List(self, request: pb.ListRequest, _context: Context) -> pb.ListReply:  # noqa: N802
+    async def List(self, request: pb.ListRequest, _context: Context) -> pb.ListReply:  # noqa: N802 - the protocol's name
         """Objects, in pages if so asked; the sessions with the first."""
         objects, token = await self._manager.workshop.thread(
             self._listing.page, request.page_size, request.page_token
@@ -129,19 +129,19 @@ class AdminService(services.AdminServiceServicer):
         )
         return pb.ListReply(objects=objects, sessions=sessions, next_page_token=token)
 
-    async def Stats(self, _request: pb.StatsRequest, _context: Context) -> pb.StatsReply:  # noqa: N802
+    async def Stats(self, _request: pb.StatsRequest, _context: Context) -> pb.StatsReply:  # noqa: N802 - the protocol's name
         """Counters and sizes."""
         values = await self._status.collect()
         return pb.StatsReply(version=__version__, **values)
 
-    async def Gc(self, request: pb.GcRequest, _context: Context) -> pb.GcReply:  # noqa: N802
+    async def Gc(self, request: pb.GcRequest, _context: Context) -> pb.GcReply:  # noqa: N802 - the protocol's name
         """Collects now, or says what would be collected."""
         target = request.target_bytes if request.HasField("target_bytes") else None
         async with self._integrity.steps.paused():
             done = await self._collector.collect(target, dry_run=request.dry_run)
         return await self._manager.workshop.thread(self._listing.collection, done)
 
-    async def Remove(self, request: pb.RemoveRequest, context: Context) -> pb.RemoveReply:  # noqa: N802
+    async def Remove(self, request: pb.RemoveRequest, context: Context) -> pb.RemoveReply:  # noqa: N802 - the protocol's name
         """Removes one object that nobody uses."""
         entry = await self._found(request.id, context)
         try:
@@ -153,15 +153,15 @@ class AdminService(services.AdminServiceServicer):
         self._manager.workshop.trace.told("evict", [entry.key])
         return pb.RemoveReply(id=entry.id, freed_bytes=freed)
 
-    async def Pin(self, request: pb.PinRequest, context: Context) -> pb.PinReply:  # noqa: N802
+    async def Pin(self, request: pb.PinRequest, context: Context) -> pb.PinReply:  # noqa: N802 - the protocol's name
         """Keeps an object until it is unpinned."""
         return await self._pin(request.id, context, self._store.pin)
 
-    async def Unpin(self, request: pb.PinRequest, context: Context) -> pb.PinReply:  # noqa: N802
+    async def Unpin(self, request: pb.PinRequest, context: Context) -> pb.PinReply:  # noqa: N802 - the protocol's name
         """Lets an object be collected again."""
         return await self._pin(request.id, context, self._store.unpin)
 
-    async def Verify(  # noqa: N802
+    async def Verify(  # noqa: N802 - the protocol's name
         self, request: pb.VerifyRequest, context: Context
     ) -> AsyncIterator[pb.VerifyEvent]:
         """Reads every file of some objects or of all."""
@@ -172,7 +172,7 @@ class AdminService(services.AdminServiceServicer):
             async for event in events:
                 yield event
 
-    async def Trace(  # noqa: N802
+    async def Trace(  # noqa: N802 - the protocol's name
         self, _request: pb.TraceRequest, _context: Context
     ) -> AsyncIterator[pb.TraceEvent]:
         """What happens to objects, until the caller goes."""
@@ -180,7 +180,7 @@ class AdminService(services.AdminServiceServicer):
             async for event in events:
                 yield event
 
-    async def Drain(self, request: pb.DrainRequest, _context: Context) -> pb.DrainReply:  # noqa: N802
+    async def Drain(self, request: pb.DrainRequest, _context: Context) -> pb.DrainReply:  # noqa: N802 - the protocol's name
         """Ends the daemon in order."""
         return pb.DrainReply(cancelled=await self._drain(request.deadline_seconds))
 

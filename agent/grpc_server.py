@@ -53,8 +53,8 @@ class GrpcServer:
     def _make(self, interceptors: tuple[aio.ServerInterceptor, ...]) -> aio.Server:
         server = aio.server(options=_UNLIMITED, interceptors=interceptors)
         # Generated code has no annotations.
-        runtime_env_pb2_grpc.add_RuntimeEnvServiceServicer_to_server(self._runtime_env, server)  # type: ignore[no-untyped-call]
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)  # type: ignore[no-untyped-call]
+        runtime_env_pb2_grpc.add_RuntimeEnvServiceServicer_to_server(self._runtime_env, server)  # type: ignore[no-untyped-call]  # see above
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)  # type: ignore[no-untyped-call]  # see above
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server, pool=_pool())

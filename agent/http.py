@@ -169,9 +169,9 @@ class HttpProtocol(asyncio.Protocol):
     def answer(self, answer: Awaitable[Response], *, keep: bool = False) -> None:
         """Replies when the answer is there; what else the peer asks for waits."""
         self._unwatch()
-        self.task = asyncio.ensure_future(self._later(answer, keep))
+        self.task = asyncio.ensure_future(self._later(answer, keep=keep))
 
-    async def _later(self, answer: Awaitable[Response], keep: bool) -> None:  # noqa: FBT001
+    async def _later(self, answer: Awaitable[Response], *, keep: bool) -> None:
         try:
             response = await answer
         except asyncio.CancelledError:

@@ -199,7 +199,7 @@ class HttpServer:
         task.add_done_callback(self._adopting.discard)
 
     async def _connect(self, connection: socket.socket, begin: Begin) -> None:
-        make: Callable[[], HttpProtocol] = lambda: HttpProtocol(  # noqa: E731
+        make: Callable[[], HttpProtocol] = lambda: HttpProtocol(  # noqa: E731 - its type says what it makes
             self._handler, self._max_body, self._connections, begin
         )
         try:

@@ -187,7 +187,7 @@ class Watch:
         self._parent = os.getppid()
         self.raylet = int(os.environ.get("RAY_RAYLET_PID") or self._parent)
         self._pidfd = self._open()
-        by_pipe = os.environ.get("RAY_enable_pipe_based_agent_to_parent_health_check", "")  # noqa: SIM112
+        by_pipe = os.environ.get("RAY_enable_pipe_based_agent_to_parent_health_check", "")  # noqa: SIM112 - Ray's name
         self._stdin = 0 if by_pipe.lower() in ("1", "true") else -1
 
     def _open(self) -> int:

@@ -57,7 +57,7 @@ class Once:
             elif run.abandoned:
                 await asyncio.wait({run.task})
                 continue
-            return await self._wait(run)  # type: ignore[no-any-return]
+            return await self._wait(run)  # type: ignore[no-any-return]  # a run of this key is of this factory's type
 
     def _start(self, key: Hashable, factory: Callable[[], Awaitable[Any]]) -> _Run:
         async def body() -> Any:

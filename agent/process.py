@@ -135,7 +135,7 @@ class _Run:
                 "group": self._owner.gid,
                 "extra_groups": self._owner.groups(),
             }
-        made: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]
+        made: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]  # user, group and extra_groups or none
             self._argv,
             env=self._env,
             cwd=self._cwd,

@@ -264,7 +264,7 @@ class _Tar:
 
     def members(self) -> Iterator[Member]:
         # TarFile declares more of a file than reading uses (write, close).
-        with tarfile.TarFile(fileobj=self._stream, mode="r") as archive:  # type: ignore[arg-type]
+        with tarfile.TarFile(fileobj=self._stream, mode="r") as archive:  # type: ignore[arg-type]  # see above
             while (info := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # a million of them would fill the memory
                 yield self._member(archive, info)

@@ -9,7 +9,7 @@ def bytes_text(count: int) -> str:
     for unit in ("kB", "MB", "GB", "TB"):
         value /= 1000
         # What would be rounded up to 1000 belongs to the next unit.
-        if value < 999.5 or unit == "TB":  # noqa: PLR2004
+        if value < 999.5 or unit == "TB":  # noqa: PLR2004 - see above
             break
     digits = 2 if value < 9.995 else 1 if value < 99.95 else 0  # noqa: PLR2004 - three digits in all
     return f"{value:.{digits}f} {unit}"

@@ -23,8 +23,8 @@ _ACTORS, _CALLS, _PAUSE = 2, 4, 1.5  # at once, calls of each, seconds between t
 def begin(name: str, attempts: str) -> float:
     """Runs in the worker: notes where a task or an actor begins; returns when."""
     import json  # noqa: PLC0415 - this function travels to the worker alone
-    import os  # noqa: PLC0415
-    import time  # noqa: PLC0415
+    import os  # noqa: PLC0415 - as above
+    import time  # noqa: PLC0415 - as above
 
     began = time.time()
     with open(attempts, "a") as file:
@@ -36,10 +36,10 @@ def begin(name: str, attempts: str) -> float:
 def look(wanted: dict[str, Any], task: str, attempts: str) -> dict[str, Any]:
     """Runs in the worker: what of the env is not as it must be. It leaves a file in its folder."""
     import hashlib  # noqa: PLC0415 - this function travels to the worker alone
-    import importlib  # noqa: PLC0415
-    import importlib.metadata  # noqa: PLC0415
-    import os  # noqa: PLC0415
-    from pathlib import Path  # noqa: PLC0415
+    import importlib  # noqa: PLC0415 - as above
+    import importlib.metadata  # noqa: PLC0415 - as above
+    import os  # noqa: PLC0415 - as above
+    from pathlib import Path  # noqa: PLC0415 - as above
 
     began = begin(task, attempts)
     problems: list[str] = []

@@ -75,8 +75,8 @@ def send(content: bytes) -> None:
 
 def leave_mark(plan: dict[str, Any], name: str) -> str:
     """Leaves the file by which the daemon finds the container, and what podman is here; returns its path."""
-    os.makedirs(plan["marks"], 0o700, exist_ok=True)  # noqa: PTH103
-    mark = os.path.join(plan["marks"], name)  # noqa: PTH118
+    os.makedirs(plan["marks"], 0o700, exist_ok=True)  # noqa: PTH103 - pathlib is slow to import
+    mark = os.path.join(plan["marks"], name)  # noqa: PTH118 - as above
     with open(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         json.dump({"podman": plan["podman"], "environment": plan["environment"]}, file)
     return mark

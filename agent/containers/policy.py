@@ -182,7 +182,7 @@ def _variable(option: Option, asked: Asked, field: str, environment: Mapping[str
 def _volume(option: Option, asked: Asked, field: str, _environment: Mapping[str, str]) -> bool:
     parts = (option.value or "").split(":")
     modes = set(parts[2].split(",")) if len(parts) > 2 else set()  # noqa: PLR2004 - source:target:modes
-    if not 1 < len(parts) <= 3 or not parts[0].startswith("/") or modes - {"ro", "rw"}:  # noqa: PLR2004
+    if not 1 < len(parts) <= 3 or not parts[0].startswith("/") or modes - {"ro", "rw"}:  # noqa: PLR2004 - as above
         raise _bad_mount("--volume", option, field)
     asked.mounts.append(_plain(Mount(parts[0], parts[1], "ro" in modes), option, field))
     return True

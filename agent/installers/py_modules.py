@@ -57,11 +57,11 @@ class PyModulesInstaller:
             return Contribution(python_path=(str(local),))
         entry, fetched = await self._packages.archive(uri, bench, self.field)
         if archive_path(entry).suffix == ".whl":
-            return await self._wheel(archive_path(entry), fetched, bench)
+            return await self._wheel(archive_path(entry), bench, fetched=fetched)
         path = await self._unpacker.tree(uri, entry, bench, self.field)
         return Contribution(python_path=(str(path),), objects=(entry.key,), trees=(str(path),), built=fetched)
 
-    async def _wheel(self, wheel: Path, fetched: bool, bench: Bench) -> Contribution:  # noqa: FBT001
+    async def _wheel(self, wheel: Path, bench: Bench, *, fetched: bool) -> Contribution:
         """Stock runs ``pip install WHEEL --target``; this is the same without what is already there."""
         spec = PackagesSpec("pip", (str(wheel),))
         environment = await self._environments.obtain(spec, bench, field=self.field)

@@ -70,8 +70,8 @@ class HostPlatform:
         self,
         owner: Owner,  # noqa: ARG002 - everything of the host is there already
         *,
-        read: Sequence[Path],  # noqa: ARG002
-        write: Sequence[Path],  # noqa: ARG002
+        read: Sequence[Path],  # noqa: ARG002 - as above
+        write: Sequence[Path],  # noqa: ARG002 - as above
     ) -> AsyncIterator[Runner]:
         """Everything of the host is there already."""
         yield process.run

@@ -66,7 +66,7 @@ def _retargeted(path: Path, old_folder: Path, new_python: Path) -> bytes | None:
         body = head + stream.read()
     lines = body.split(b"\n")
     # A path that is too long for the kernel is run by way of sh: three lines in place of one.
-    count = 3 if lines[0] == b"#!/bin/sh" and len(lines) > 2 and old in lines[1] else 1  # noqa: PLR2004
+    count = 3 if lines[0] == b"#!/bin/sh" and len(lines) > 2 and old in lines[1] else 1  # noqa: PLR2004 - see above
     if count == 1 and old not in lines[0]:
         return None
     return b"\n".join((_first_lines(new_python), *lines[count:]))

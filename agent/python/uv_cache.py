@@ -133,7 +133,7 @@ def _with_archives(folder: Path, cache: Path) -> Weight:
     for parent, folders, _ in os.walk(folder):
         for name in folders:
             path = os.path.join(parent, name)  # noqa: PTH118 - thousands of them
-            if os.path.islink(path) and (target := os.path.realpath(path)).startswith(inside):  # noqa: PTH114
+            if os.path.islink(path) and (target := os.path.realpath(path)).startswith(inside):  # noqa: PTH114 - as above
                 weight = weigh(Path(target))
                 own, linked = own + weight.own, linked + weight.linked
     return Weight(own, linked)

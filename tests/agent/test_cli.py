@@ -323,14 +323,13 @@ def test_config_shows_values_and_origins(tmp_path: Path) -> None:
 
 def test_serve_has_a_flag_for_every_setting(monkeypatch: pytest.MonkeyPatch, short_tmp: Path) -> None:
     """Flags reach the daemon as settings, its exit code comes back."""
-    server = pytest.importorskip("ray_envd.agent.server")
     seen = []
 
     def serve(settings: Any) -> int:
         seen.append(settings)
         return 5
 
-    monkeypatch.setattr(server, "serve", serve)
+    monkeypatch.setattr("ray_envd.agent.server.serve", serve)
     store = str(short_tmp / "s")
     done = invoke(
         "serve", "--store", store, "--idle-exit", "600", "--http", "0.0.0.0:0", "--http-allow-remote"

@@ -50,7 +50,7 @@ def test_a_failure_is_typed(fake: FakeDaemon, daemon_socket: Path) -> None:
     fake.failure = FAILURE
     with Client(daemon_socket) as client:
         events = client.create("{}")
-        assert [next(events).phase for _ in range(3)] == ["resolving", "downloading", "unpacking"]  # type: ignore[union-attr]
+        assert [next(events).phase for _ in range(3)] == ["resolving", "downloading", "unpacking"]  # type: ignore[union-attr]  # steps come first, or the test fails
         with pytest.raises(EnvFailedError, match="six==99") as caught:
             next(events)
         assert (caught.value.code, caught.value.transient) == ("resolution", True)

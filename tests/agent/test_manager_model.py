@@ -57,7 +57,7 @@ class ManagerMachine(Model, RuleBasedStateMachine):
             self._attach(name)
 
     @rule(name=_sessions, seldom=_seldom)
-    def lose(self, name: str, seldom: bool) -> None:  # noqa: FBT001
+    def lose(self, name: str, seldom: bool) -> None:  # noqa: FBT001 - hypothesis names its arguments
         """The raylet is gone."""
         if seldom:
             self._lose(name)
@@ -72,7 +72,7 @@ class ManagerMachine(Model, RuleBasedStateMachine):
     # the daemon
 
     @rule(seldom=_seldom, killed=st.booleans(), back=st.sets(_sessions))
-    def restart(self, seldom: bool, killed: bool, back: set[str]) -> None:  # noqa: FBT001
+    def restart(self, seldom: bool, killed: bool, back: set[str]) -> None:  # noqa: FBT001 - hypothesis names its arguments
         """A new daemon, to which some of the raylets come back at once."""
         if not seldom:
             return
@@ -91,14 +91,14 @@ class ManagerMachine(Model, RuleBasedStateMachine):
     @rule(
         name=_sessions, env=_envs, counted=_counted, timeout=st.sampled_from([-1, 3, 30]), busy=st.booleans()
     )
-    def ask(self, name: str, env: str, counted: bool, timeout: int, busy: bool) -> None:  # noqa: FBT001
+    def ask(self, name: str, env: str, counted: bool, timeout: int, busy: bool) -> None:  # noqa: FBT001 - hypothesis names its arguments
         """A worker is to be started; of a busy daemon's threads, none has got round to anything yet."""
         self._ask(name, env, counted=counted, timeout=timeout)
         if not busy:
             self._settle()
 
     @rule(name=_sessions, env=_envs, counted=_counted)
-    def use(self, name: str, env: str, counted: bool) -> None:  # noqa: FBT001
+    def use(self, name: str, env: str, counted: bool) -> None:  # noqa: FBT001 - hypothesis names its arguments
         """A worker is started, and nothing goes wrong."""
         self._settle()
         self._ask(name, env, counted=counted)
@@ -141,14 +141,14 @@ class ManagerMachine(Model, RuleBasedStateMachine):
         self._settle()
 
     @rule(which=st.integers(0, 20), seldom=_seldom)
-    def leave(self, which: int, seldom: bool) -> None:  # noqa: FBT001
+    def leave(self, which: int, seldom: bool) -> None:  # noqa: FBT001 - hypothesis names its arguments
         """A raylet closes its connection before it has an answer."""
         if self.asked and seldom:
             self.asked[which % len(self.asked)].task.cancel()
             self._run()
 
     @rule(which=st.integers(0, 20), counted=_counted, times=st.integers(1, 3))
-    def release(self, which: int, counted: bool, times: int) -> None:  # noqa: FBT001
+    def release(self, which: int, counted: bool, times: int) -> None:  # noqa: FBT001 - hypothesis names its arguments
         """Workers have ended that had an env; maybe one is given back too often."""
         held = [(name, env) for name, life in self.lives.items() for env in ENVS if life.counts[env]]
         if held:
@@ -162,7 +162,7 @@ class ManagerMachine(Model, RuleBasedStateMachine):
     # what happens meanwhile
 
     @rule(which=st.integers(0, 20), outcome=st.sampled_from(["", "", *FAILURES]), busy=st.booleans())
-    def end_a_build(self, which: int, outcome: str, busy: bool) -> None:  # noqa: FBT001
+    def end_a_build(self, which: int, outcome: str, busy: bool) -> None:  # noqa: FBT001 - hypothesis names its arguments
         """An object is filled, or cannot be."""
         if not busy:
             self._settle()

@@ -20,7 +20,7 @@ ENV = {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}
 
 
 async def run(*argv: str, **more: object) -> process.Completed:
-    return await process.run(argv, env=ENV, cwd="/", owner=Owner.current(), **more)  # type: ignore[arg-type]
+    return await process.run(argv, env=ENV, cwd="/", owner=Owner.current(), **more)  # type: ignore[arg-type]  # run's own, passed on
 
 
 async def test_output_of_both_streams_comes_in_order_with_the_exit_code() -> None:

@@ -21,7 +21,7 @@ def writer() -> Iterator[SetupLogWriter]:
 
 
 def session(folder: Path, **more: object) -> Session:
-    return Session("s", Owner.current(), "/python", {}, folder, log_dir=folder, **more)  # type: ignore[arg-type]
+    return Session("s", Owner.current(), "/python", {}, folder, log_dir=folder, **more)  # type: ignore[arg-type]  # Session's own, passed on
 
 
 def test_lines_go_to_the_jobs_file_and_to_named_files_masked(writer: SetupLogWriter, tmp_path: Path) -> None:

@@ -12,10 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks/support"))
 
-# Found by the line above:
-from chart import bars  # noqa: E402
-from figures import Figures, Series, Target  # noqa: E402
-from page import markdown  # noqa: E402
+from chart import bars  # noqa: E402 - found by the line above
+from figures import Figures, Series, Target  # noqa: E402 - found by the line above
+from page import markdown  # noqa: E402 - found by the line above
 
 #: `make test` and `make test-fast` set it up.
 BENCH_PYTHON = ROOT / ".work/bench/bin/python"

@@ -118,7 +118,7 @@ def test_every_policy_keeps_the_rules(policy: type[Policy]) -> None:
     ]
     worlds = list[World]()
 
-    class Watched(policy):  # type: ignore[misc,valid-type]
+    class Watched(policy):  # type: ignore[misc,valid-type]  # a class made at run time
         def make_room(self, world: World, missing: int, now: float, coming: Item | None) -> list[Item]:
             worlds.append(world)
             gone: list[Item] = super().make_room(world, missing, now, coming)
@@ -141,7 +141,7 @@ def test_every_policy_keeps_the_rules(policy: type[Policy]) -> None:
 def test_workloads_are_the_same_each_time(generator: object) -> None:
     """A seed says all; another seed is another workload."""
     one, same, other = (
-        [(use.time, use.item.name, use.item.size, use.held) for use in generator(seed).uses]  # type: ignore[operator]
+        [(use.time, use.item.name, use.item.size, use.held) for use in generator(seed).uses]  # type: ignore[operator]  # a generator of the table
         for seed in (1, 1, 2)
     )
     assert one == same

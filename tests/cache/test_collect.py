@@ -60,7 +60,7 @@ def test_what_comes_into_use_after_the_plan_stays(
     def evict(victim: ObjectKey, is_referenced: object) -> int:
         if not references.count("s", digest_of("env")):
             references.acquire("s", digest_of("env"))
-        return original(victim, is_referenced)  # type: ignore[arg-type]
+        return original(victim, is_referenced)  # type: ignore[arg-type]  # only passed on
 
     monkeypatch.setattr(store, "evict", evict)
     done = collect(store, references, Limits(), now=SOON, target=0)

@@ -221,4 +221,4 @@ def test_each_victim_has_its_reason() -> None:
 def test_limits_that_contradict_themselves_are_refused(values: dict[str, float]) -> None:
     """At start, not at the first collection."""
     with pytest.raises(ValueError, match=r"limit|watermark"):
-        Limits(**values)  # type: ignore[arg-type]
+        Limits(**values)  # type: ignore[arg-type]  # wrong ones on purpose

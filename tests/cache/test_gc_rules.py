@@ -34,7 +34,7 @@ _rows = st.lists(
 _size = st.none() | st.integers(0, 300)
 
 
-def _entries(rows: list[dict]) -> list[Entry]:  # type: ignore[type-arg]
+def _entries(rows: list[dict]) -> list[Entry]:  # type: ignore[type-arg]  # rows as JSON has them
     return [
         entry(number, **{**row, "units": {unit: UNITS[unit] for unit in row["units"]}})
         for number, row in enumerate(rows)

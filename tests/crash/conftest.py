@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 # Servers, raylets and packages of the neighbours' tests: tests/ has no packages.
 sys.path[:0] = [str(HERE.parent / name) for name in (".", "cache", "daemon", "agent/fetch", "agent/python")]
 
-from world import World  # noqa: E402
+from world import World  # noqa: E402 - found by the line above
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,7 @@ class World:
                 for key, path in markers(life.store).items():
                     self.objects.setdefault(key, manifest(path, life.store))
 
-            life.acquire = noted  # type: ignore[method-assign]
+            life.acquire = noted  # type: ignore[method-assign]  # watched, not replaced
             scenario(life)
             self.steps = life.steps()
             life.start()

@@ -15,12 +15,12 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / name) for name in (".", "cache", "agent/fetch", "agent/python")]
 
 from daemons import Daemon  # noqa: E402 - found by the lines above
-from fetch_servers import S3, serve_s3  # noqa: E402
-from helpers import make_wheel, open_folder  # noqa: E402
-from package_world import UV  # noqa: E402
-from raylet import MakeRaylet, Raylet  # noqa: E402
+from fetch_servers import S3, serve_s3  # noqa: E402 - as above
+from helpers import make_wheel, open_folder  # noqa: E402 - as above
+from package_world import UV  # noqa: E402 - as above
+from raylet import MakeRaylet, Raylet  # noqa: E402 - as above
 from small_disk import daemons, disk, pool  # noqa: E402, F401 - as above; fixtures are found by their names here
-from sources import FileServer  # noqa: E402
+from sources import FileServer  # noqa: E402 - as above
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ def test_ray_26s_service(node: Daemon) -> None:
     """Create, info and delete over gRPC count as over HTTP; a bad env is FAILED, not a gRPC error."""
     env = json.dumps({"env_vars": {"OVER": "grpc"}})
     with grpc.insecure_channel(f"unix:{node.socket}") as channel:
-        stub = runtime_env_pb2_grpc.RuntimeEnvServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub = runtime_env_pb2_grpc.RuntimeEnvServiceStub(channel)  # type: ignore[no-untyped-call]  # generated code has no annotations
         ask = pb.GetOrCreateRuntimeEnvRequest(serialized_runtime_env=env, legacy_source_process="raylet")
         reply = stub.GetOrCreateRuntimeEnv(ask)
         assert (reply.status, bool(reply.serialized_runtime_env_context)) == (pb.AGENT_RPC_STATUS_OK, True)
@@ -305,7 +305,7 @@ def test_a_listing_comes_in_pages(node: Daemon, client: Client, tmp_path: Path) 
     everything = [each.id for each in client.list().objects]
     assert len(everything) >= 3
     with grpc.insecure_channel(f"unix:{node.socket}") as channel:
-        stub = admin_pb2_grpc.AdminServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub = admin_pb2_grpc.AdminServiceStub(channel)  # type: ignore[no-untyped-call]  # generated code has no annotations
         whole = stub.List(admin_pb2.ListRequest())
         assert ([each.id for each in whole.objects], whole.next_page_token) == (everything, "")
         found, token, pages = list[str](), "", 0

@@ -18,7 +18,7 @@ sys.path[:0] = [
 ]
 
 from helpers import wait_until  # noqa: E402 - found by the lines above
-from sources import Slow  # noqa: E402
+from sources import Slow  # noqa: E402 - found by the line above
 
 pytestmark = pytest.mark.skipif(STOCK, reason="stock's builds end with their time-outs")
 

@@ -291,7 +291,7 @@ class Index:
             def do_GET(self) -> None:
                 index._answer(self)
 
-            do_HEAD = do_GET  # noqa: N815
+            do_HEAD = do_GET  # noqa: N815 - the base class's name
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - inherited
                 """Says nothing."""

@@ -25,7 +25,7 @@ def pack(path: Path, files: dict[str, bytes | None], form: str = "zip") -> Path:
                 archive.writestr(zipfile.ZipInfo(name), data or b"", zipfile.ZIP_DEFLATED)
         return path
     mode = "w" if form == "tar" else f"w:{form.removeprefix('tar.')}"
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]  # a mode that is put together
         for name, data in files.items():
             member = tarfile.TarInfo(name)
             if data is None:

@@ -65,7 +65,7 @@ def test_two_members_of_one_name_are_refused(
             archive.writestr(second, "2")
     else:
         mode = "w" if form == "tar" else f"w:{form.removeprefix('tar.')}"
-        with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]  # a mode that is put together
             for name in (first, second):
                 tar.addfile(tarfile.TarInfo(name))
     assert rule in refused(path, place)
