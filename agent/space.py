@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from ray_envd.agent.cancellation import to_the_end
 from ray_envd.agent.errors import DiskFullError, NeverFitsError, OutOfSpaceError
+from ray_envd.agent.overtaking import Overtaking, Waiter
 from ray_envd.agent.room import OutgrownError, Report, Room
 from ray_envd.agent.uv_caches import UvCaches
 from ray_envd.cache import errors as cache_errors
@@ -77,6 +78,7 @@ class Space:
         """
         self.budget, self.uv_caches = budget, uv_caches
         self.rooms: Rooms | None = None
+        self.overtaking = Overtaking()
         self._stored, self._thread, self._aside = stored, thread, aside
         self._changed = asyncio.Event()
         self._learned: dict[Hashable, int] = {}
@@ -154,8 +156,9 @@ class Space:
             self.on_waited(time.monotonic() - began)
 
     async def _reserved(self, size: int, field: str, report: Report) -> Reservation:
-        with contextlib.suppress(cache_errors.NoRoomError):
-            return await self._try(size)
+        if not (size and self.overtaking.is_barred(None)):
+            with contextlib.suppress(cache_errors.NoRoomError):
+                return await self._try(size)
         reservation: Reservation | None = None
         self.waiting += 1
         try:
@@ -172,34 +175,45 @@ class Space:
 
     async def _wait_for_room(self, size: int, field: str, report: Report) -> Reservation:
         told, impatient = False, time.monotonic() + _PATIENCE
-        while True:
-            changed = self._changed
-            try:
-                return await self._try(size)
-            except cache_errors.NeverFitsError as error:
-                raise _never(error, field) from error
-            except cache_errors.NoRoomError as error:
-                pause = await self._pause(error, impatient - time.monotonic())
-                if pause is None:
-                    raise self._no_room(error, field) from error
+        with self.overtaking.waiting() as waiter:
+            while True:
+                changed, pause = self._changed, _POLL
+                if self.overtaking.is_barred(waiter):
+                    why, impatient = "one who was overtaken for long goes first", time.monotonic() + _PATIENCE
+                else:
+                    try:
+                        return await self._try(size)
+                    except cache_errors.NeverFitsError as error:
+                        raise _never(error, field) from error
+                    except cache_errors.NoRoomError as error:
+                        why, patience = str(error), impatient - time.monotonic()
+                        pause = await self._pause(error, field, waiter, patience)
                 if not told:
-                    report("waiting for room", str(error))
+                    report("waiting for room", why)
                     told = True
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(changed.wait(), pause)
 
-    async def _pause(self, error: cache_errors.NoRoomError, patience: float) -> float | None:
-        """How long to wait before another attempt; None: no waiting helps."""
+    async def _pause(
+        self, error: cache_errors.NoRoomError, field: str, waiter: Waiter, patience: float
+    ) -> float:
+        """How long to wait before another attempt.
+
+        Raises:
+            OutOfSpaceError: no waiting helps.
+        """
         freed = await self._make_room(error.missing)
         if freed.freed:
             return 0.0
-        if self.budget.reserved or not self.uv_caches.growth.is_settled:
+        others_build = bool(self.budget.reserved) or not self.uv_caches.growth.is_settled
+        self.overtaking.missed(waiter, others_build=others_build)
+        if others_build:
             return _POLL
         if freed.again is not None:
             return min(_POLL, freed.again)
         if error.of_disk and patience > 0:
             return min(_POLL, patience)
-        return None
+        raise self._no_room(error, field) from error
 
     async def _make_room(self, missing: int) -> Freed:
         if self.rooms is None:

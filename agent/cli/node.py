@@ -124,7 +124,7 @@ def _daemon_argv(loaded: Loaded) -> list[str]:
 
 def _show_report(state: State, report: "AttachReport") -> None:
     if state.json:
-        print_json(asdict(report))
+        print_json(report)
         return
     what = report.action if report.changed else "nothing to do"
     click.echo(f"{what}: Ray {report.ray_version} in {report.agent_dir}")
@@ -133,7 +133,7 @@ def _show_report(state: State, report: "AttachReport") -> None:
 def _show_status(state: State, status: "Status") -> int:
     code = Exit.OK if status.attached and not status.advice else Exit.FAILED
     if state.json:
-        print_json(asdict(status))
+        print_json(status)
         return code
     pairs = {
         "ray": f"{status.ray_version}{'' if status.known else ' (not a version that is known)'}",

@@ -46,7 +46,7 @@ def ls(state: State, /, *, sessions: bool, kind: str | None) -> None:
     objects = [each for each in listing.objects if kind in {None, each.kind}]
     objects.sort(key=lambda each: each.last_used, reverse=True)
     if state.json:
-        print_json([asdict(each) for each in (listing.sessions if sessions else objects)])
+        print_json(listing.sessions if sessions else objects)
     elif sessions:
         tables.show_sessions(listing.sessions, time.time())
     else:

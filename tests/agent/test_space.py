@@ -10,6 +10,7 @@ import pytest
 from helpers import wait_until
 
 from ray_envd.agent.errors import DiskFullError, NeverFitsError, OutOfSpaceError
+from ray_envd.agent.overtaking import FAIR, Overtaking
 from ray_envd.agent.room import Room
 from ray_envd.agent.space import Freed, Space
 from ray_envd.agent.uv_caches import UvCaches
@@ -91,6 +92,34 @@ async def test_a_build_waits_for_what_another_has_reserved(world: World) -> None
     assert await other == 700
     await one
     assert world.reserved == 0
+
+
+async def test_small_builds_do_not_overtake_a_large_one_for_ever(world: World) -> None:
+    """They do at first; once it has waited for long they wait until it has had its room."""
+    now, may_end, began = [0.0], asyncio.Event(), list[str]()
+    world.space.overtaking = Overtaking(lambda: now[0])
+
+    def work(name: str) -> Callable[[Room], Awaitable[None]]:
+        async def noted(_room: Room) -> None:
+            began.append(name)
+            await may_end.wait()
+
+        return noted
+
+    tasks = [world.run("first", 400, work("first"))]
+    await until(lambda: began == ["first"])
+    tasks.append(world.run("large", 900, work("large")))
+    await until(lambda: world.space.waiting == 1)
+    tasks.append(world.run("small", 300, work("small")))
+    await until(lambda: began == ["first", "small"])
+    now[0] = FAIR
+    await until(lambda: world.space.overtaking.is_barred(None))
+    tasks.append(world.run("late", 300, work("late")))
+    await until(lambda: any("goes first" in each for each in world.told))
+    assert began == ["first", "small"]
+    may_end.set()
+    await asyncio.gather(*tasks)
+    assert began == ["first", "small", "large", "late"]
 
 
 async def test_nothing_is_waited_for_that_nobody_gives(world: World) -> None:
