@@ -86,6 +86,12 @@ class Objects:
             found = self._stored.get(key)
         return None if found is None else found.entry
 
+    def _present(self, key: ObjectKey) -> Object:
+        found = self._stored.get(key)
+        if found is None:
+            raise NotFoundError(f"no object {key.id}")
+        return found
+
     def entries(self) -> list[Entry]:
         """All objects, damaged ones included."""
         with self.lock:
@@ -329,12 +335,6 @@ class Objects:
             while len(found.links) > _MOST_LINKS:
                 self._unlink(key.owner, next(iter(found.links)))
             return [found] if former is None or former is found else [found, former]
-
-    def _present(self, key: ObjectKey) -> Object:
-        found = self._stored.get(key)
-        if found is None:
-            raise NotFoundError(f"no object {key.id}")
-        return found
 
     def _unlink(self, owner: int, request_digest: str) -> Object | None:
         former = self._linked.pop((owner, request_digest), None)

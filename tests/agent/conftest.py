@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fake_daemon
 import pytest
+from link_node import Node
 from manager_world import World
 from ray_installation import Installation
 
@@ -41,6 +42,16 @@ def ray(bare_venv: Path, tmp_path: Path) -> Installation:
     shutil.copytree(bare_venv, folder, symlinks=True)
     (site_packages,) = folder.glob("lib/python*/site-packages")
     return Installation(folder / "bin" / "python", site_packages / "ray")
+
+
+@pytest.fixture
+def node(short_tmp: Path) -> Iterator[Node]:
+    """A node for a link, whose processes end with the test."""
+    made = Node(short_tmp)
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.fixture

@@ -208,6 +208,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert (link.key if link else None) == target
 
     def teardown(self) -> None:
+        kill(self.store)
         shutil.rmtree(self.root)
 
 

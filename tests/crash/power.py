@@ -6,7 +6,8 @@ from typing import Any
 
 from disk import Disk
 from helpers import wait_until
-from life import Life, Model
+from life import Life
+from life_model import Model
 from processes import kill, marked
 
 

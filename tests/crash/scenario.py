@@ -6,7 +6,8 @@ from pathlib import Path
 
 from fetch_servers import KeyValueStore
 from helpers import make_wheel
-from life import Life, Use
+from life import Life
+from life_model import Use
 from package_world import UV
 from sources import make_zip
 

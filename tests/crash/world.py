@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from disk import Disk
 from fetch_servers import KeyValueStore
 from helpers import quick_folder
-from life import DiedError, Life, Use
+from life import DiedError, Life
+from life_model import Use
 from power import PoweredLife
 from promises import check
 from scenario import make_interpreter, make_uses, scenario
