@@ -76,6 +76,7 @@ async def run(
         "uri": uri.text,
         "destination": None if destination is None else str(destination),
         "max_bytes": context.max_bytes,
+        "asks": True,
     }
     loop = asyncio.get_running_loop()
     asked: asyncio.Future[int] = loop.create_future()

@@ -33,7 +33,8 @@ def main() -> int:
             if destination is None:
                 say({"result": {"validator": source.validator, "bytes": source.total}})
             else:
-                say({"result": store(source, destination, request["max_bytes"])})
+                asks = bool(request.get("asks"))
+                say({"result": store(source, destination, request["max_bytes"], asks=asks)})
     except Failure as failure:
         say({"error": {"kind": failure.kind, "cause": failure.cause, "remedy": failure.remedy}})
         return 1

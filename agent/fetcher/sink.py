@@ -53,15 +53,25 @@ def say(message: dict[str, object]) -> None:
         sys.exit(1)
 
 
-def store(source: Source, destination: str, max_bytes: int) -> dict[str, object]:
+def store(source: Source, destination: str, max_bytes: int, *, asks: bool) -> dict[str, object]:
     """Writes the source to a new file of mode 0600.
+
+    Args:
+        source: open.
+        destination: does not exist.
+        max_bytes: more is an error.
+        asks: whether to wait until the parent has room. A daemon whose installation was upgraded under it, so
+            that this program is newer, does not know of that: it hears the size and says nothing.
 
     Raises:
         Failure: also when it is not as long as it said.
     """
     if source.total is not None and source.total > max_bytes:
         raise _too_large(source.total, max_bytes)
-    _ask_for_room(source.total or 0)
+    if asks:
+        _ask_for_room(source.total or 0)
+    else:
+        say({"done": 0, "total": source.total or 0})
     try:
         descriptor = os.open(destination, _NEW_FILE, 0o600)
     except OSError as error:

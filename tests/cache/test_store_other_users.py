@@ -57,7 +57,7 @@ def test_all_work_on_a_users_files_is_done_as_that_user(
     """The kernel then checks every path as it would for him, races included."""
     seen: dict[str, set[int]] = {}
     for module in (store_module, recovery):
-        for name in ("settle", "measure", "to_trash", "remove_tree", "clear"):
+        for name in ("_require_folder", "measure", "to_trash", "remove_tree", "clear"):
             original = getattr(module, name, None)
             if original is not None:
                 monkeypatch.setattr(module, name, _spy(name, original, seen))
@@ -68,7 +68,7 @@ def test_all_work_on_a_users_files_is_done_as_that_user(
     again = Store.open(root)
     again.sweep()
     again.close()
-    names = {"settle", "measure", "to_trash", "remove_tree", "clear"}
+    names = {"_require_folder", "measure", "to_trash", "remove_tree", "clear"}
     assert seen == {name: {nobody.uid} for name in names}
 
 

@@ -36,13 +36,18 @@ pytestmark = [
 def test_an_archive_larger_than_the_budget_is_refused_before_any_of_it_comes(
     disk: Disk, daemons: Callable[..., Daemon], make_raylet: MakeRaylet, web: FileServer
 ) -> None:
-    """Its size is asked first; the error says both numbers."""
+    """The server says how large it is and sends no more than a byte; the error says both numbers."""
     daemon = daemons("--max-bytes", "30MiB")
     env = {"working_dir": web.add(archive(disk.folder, "large", 40))}
-    error = make_raylet(daemon).refused(env)
+    web.halt = 1
+    web.gate.clear()
+    try:
+        error = make_raylet(daemon).refused(env)
+    finally:
+        web.gate.set()
     assert "the whole budget is 31.5 MB" in error
     assert "max_bytes" in error
-    assert web.asked == []
+    assert left_over(daemon.store) == []
 
 
 def test_packages_larger_than_the_budget_are_refused_before_any_is_downloaded(
