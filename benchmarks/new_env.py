@@ -57,7 +57,7 @@ TARGETS = {
         most=5,
         limit="A session's first request makes the env's layer (20 files and folders), and reads pip's "
         "configuration and the interpreter's stamps, in six turns of threads, while Ray still starts and"
-        " takes both cores: 5 ms at best.",
+        " takes both cores.",
     ),
     "again_cluster": Target(most=50),
 }

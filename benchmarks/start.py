@@ -75,15 +75,21 @@ RATIOS = {
     ),
     "memory_large": ("memory: 10,000 objects to none", "memory_large", "memory"),
 }
+#: What was asked for are 60 and 12 MB, of a million bytes each: so is the 82 MB of stock's agent beside them.
+_MIB = 1e6 / 2**20
 TARGETS = {
     "first": Target(most=300),
     "ready_large": Target(most=1000),
     "link": Target(most=80),
-    "daemon_rss": Target(most=60),
+    "daemon_rss": Target(
+        most=round(60 * _MIB, 1),
+        limit="that is 60 MB; Python has 9 of what there is, asyncio and TLS 11, gRPC 10, prometheus-client"
+        " 3, sqlite and the cache over it 2",
+    ),
     "link_rss": Target(
-        most=12,
-        limit="Python alone has 7.9 MiB, the modules that it needs 1.8, and to compile the script at its"
-        " start leaves 1.5: bytecode would need a second file in Ray's folder",
+        most=round(12 * _MIB, 1),
+        limit="that is 12 MB; Python alone has 7.9 MiB, the modules that it needs 1.8, to compile the"
+        " script at its start leaves 1.5: bytecode would need a second file in Ray's folder",
     ),
 }
 _MOST_KILLED, _BOUND_SINCE = 3, 300
