@@ -14,6 +14,8 @@ from rays import RayNode
 from ray_envd.agent.pb import admin_pb2
 
 NODE = {"dashboard": True}
+#: What Ray's dashboard answers, with nothing begun.
+_NO_AGENT = "No available agent to submit job"
 
 ENTRYPOINT = """
 import os, ray, envd_sample, inside
@@ -44,6 +46,17 @@ def ray_command(node: RayNode, *arguments: str, timeout: float = 120) -> subproc
     )
 
 
+def submitted(node: RayNode, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`ray job submit`, once an agent for jobs is up: on a busy machine Ray does not wait long enough."""
+
+    def tried() -> subprocess.CompletedProcess[str] | None:
+        done = ray_command(node, "job", "submit", *arguments)
+        return None if _NO_AGENT in done.stdout + done.stderr else done
+
+    done: subprocess.CompletedProcess[str] = wait_until(tried, 90, "an agent for jobs")
+    return done
+
+
 @pytest.mark.parametrize("field", ["pip", "uv"])
 def test_a_submitted_job_runs_in_its_environment(
     node: RayNode, workspace: Path, wheels: Path, field: str
@@ -59,8 +72,8 @@ def test_a_submitted_job_runs_in_its_environment(
         "uv": {"packages": ["envd-sample==2.0"], "uv_pip_install_options": options},
     }
     runtime_env = json.dumps({field: packages[field], "env_vars": {"ENVD_JOB": "job"}})
-    arguments = ["job", "submit", "--working-dir", str(folder), "--runtime-env-json", runtime_env]
-    done = ray_command(node, *arguments, "--", "python", "entrypoint.py")
+    arguments = ["--working-dir", str(folder), "--runtime-env-json", runtime_env]
+    done = submitted(node, *arguments, "--", "python", "entrypoint.py")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "DRIVER 2.0 inside" in done.stdout
     assert "TASK 2.0 inside job True" in done.stdout
@@ -70,8 +83,7 @@ def test_a_job_that_cannot_be_set_up_fails_with_the_reason(node: RayNode, wheels
     """The job's status holds the resolver's words."""
     options = ["--no-index", "--find-links", str(wheels)]
     runtime_env = {"pip": {"packages": ["envd-sample==9.9"], "pip_install_options": options}}
-    arguments = ["job", "submit", "--runtime-env-json", json.dumps(runtime_env)]
-    done = ray_command(node, *arguments, "--", "python", "-c", "'print(1)'")
+    done = submitted(node, "--runtime-env-json", json.dumps(runtime_env), "--", "python", "-c", "'print(1)'")
     assert done.returncode != 0
     assert "envd-sample==9.9" in done.stdout + done.stderr
 
