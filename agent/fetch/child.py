@@ -103,16 +103,20 @@ async def run(
         completed = await _attended(work, asked, secure, allow)
     answer = _message(completed.lines[-1]) if completed.lines else {}
     # The program is in its user's hands, so nothing is taken for granted of what it says.
-    result, error = answer.get("result"), answer.get("error")
+    result = answer.get("result")
     if isinstance(result, dict):
         return result
-    redact = redactor(uri, context, environment)
+    raise _failure(uri, answer.get("error"), completed, redactor(uri, context, environment), field)
+
+
+def _failure(uri: Uri, error: object, completed: process.Completed, redact: Redactor, field: str) -> EnvError:
+    """What the program says went wrong, or that it said nothing."""
     if isinstance(error, dict):
         kind = _ERRORS.get(str(error.get("kind")), DownloadError)
         cause = redact(f"{uri.shown}: {error.get('cause')}")
-        raise kind(cause, field=field, remedy=redact(str(error.get("remedy"))))
+        return kind(cause, field=field, remedy=redact(str(error.get("remedy"))))
     # It was killed, or could not start: what it said last is all there is to tell.
-    raise NetworkError(
+    return NetworkError(
         redact(f"{uri.shown}: the download ended with exit code {completed.returncode}"),
         field=field,
         output=[redact(line) for line in completed.tail()],
