@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_envd.agent.errors import InvalidSpecError
-from ray_envd.agent.python import pip_config, uv_options
+from ray_envd.agent.python import local_index, pip_config, uv_options
 from ray_envd.agent.python.interpreter import Interpreter
 from ray_envd.agent.python.request import Request
 from ray_envd.agent.python.requirements import local_path
@@ -85,7 +85,9 @@ def _files(request: Request, interpreter: Interpreter, environment: Mapping[str,
     yield from uv_options.configuration_files(environment)
     yield from pip_config.files(interpreter, environment)
     sources = request.options.sources
+    names = [requirement.name for requirement in request.requirements if requirement.name]
     for place in (*sources.indexes, *sources.find_links):
         path = local_path(place) if "://" in place else Path(place)
-        if path is not None:
-            yield Path(path)
+        if path is not None and path.is_absolute():  # not the default index, which has no name here
+            yield path
+            yield from local_index.beside(path, names)

@@ -93,6 +93,25 @@ def _other_image(world: PodmanWorld, make_image: MakeImage) -> str:
     return image_id(world, name)
 
 
+async def test_an_index_of_the_host_that_keeps_its_files_apart(overlay: OverlayWorld, small_id: str) -> None:
+    """What its pages lead to is there in the image too, also for what a package needs in turn."""
+    mirror = overlay.root / "mirror"
+    await asyncio.to_thread(_mirror, mirror)
+    index = (mirror / "simple").as_uri()
+    options = [f"--index-url={index}"]
+    made = await overlay.obtain(small_id, pip={"packages": ["envdb"], "pip_install_options": options})
+    assert [tuple(pin) for pin in made.entry.details["pins"]] == [("envda", "1.0"), ("envdb", "2.0")]
+    assert _holds(made, "envda.py", "envdb.py")
+
+
+def _mirror(top: Path) -> None:
+    for name, version, requires in (("envda", "1.0", ()), ("envdb", "2.0", ("envda",))):
+        wheel = make_wheel(top / "files" / name, name, version, requires=requires)
+        page = top / "simple" / name / "index.html"
+        page.parent.mkdir(parents=True)
+        page.write_text(f'<a href="../../files/{name}/{wheel.name}">{wheel.name}</a>')
+
+
 async def test_the_other_ways_to_install(overlay: OverlayWorld, small_id: str) -> None:
     """Sources are built inside of the image; so runs the real pip, and a uv of another version."""
     inside = f"import os; assert os.path.exists({small_images.PYTHON!r})"
