@@ -7,18 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ray_envd import __version__
-from ray_envd.agent.link import STOCK_NAME
-from ray_envd.agent.stock_agent import (
-    KNOWN_VERSIONS,
-    LINK,
-    MAIN,
-    AttachError,
-    find_agent,
-    is_known,
-    is_link,
-    settings_of,
-    writing,
-)
+from ray_envd.agent.link.script import STOCK_NAME
+from ray_envd.agent.link_files import LinkFiles
+from ray_envd.agent.rays_python import KNOWN_VERSIONS, MAIN, AttachError, find_agent, is_known
+from ray_envd.agent.stock_agent import is_link, settings_of, writing
 
 __all__ = ["AttachError", "AttachReport", "Status", "attach", "detach", "status"]
 
@@ -45,7 +37,7 @@ class Status:
         attached: raylets of this Ray run the link.
         known: this version of Ray is one that attach accepts without force.
         link_version: version of ray-envd that attached it; None where it is not attached.
-        current: the link is the very one of this ray-envd.
+        current: the link is the very one of this ray-envd, whole, and compiled for this interpreter.
         stock_kept: Ray's own agent is there, to fall back on and for detach.
         socket: the daemon's socket for links; None: the default of whoever runs the raylet.
         daemon: how the link starts a daemon; None: it is supervised.
@@ -82,23 +74,26 @@ def attach(
         AttachError: see its message and remedy.
     """
     _check(socket, daemon)
-    agent_dir, version = find_agent(python)
-    if not force and not is_known(version):
+    found = find_agent(python)
+    if not force and not is_known(found.ray_version):
         raise AttachError(
-            f"Ray {version} is not one of the versions that ray-envd {__version__} knows ({KNOWN_VERSIONS})",
+            f"Ray {found.ray_version} is not one of the versions that ray-envd {__version__} knows"
+            f" ({KNOWN_VERSIONS})",
             "upgrade ray-envd, or use --force and try it on a node that you can spare",
         )
     settings: dict[str, Any] = {
         "version": __version__,
         "socket": None if socket is None else str(socket),
         "daemon": daemon,
-        "ray_version": version,
+        "ray_version": found.ray_version,
         "start_seconds": START_SECONDS,
         "restart_seconds": RESTART_SECONDS,
     }
-    with writing(agent_dir) as files:
-        action = files.put_link(json.dumps(settings, indent=1).encode() + b"\n")
-    return AttachReport(python, agent_dir, version, action != "unchanged", action)
+    link = LinkFiles.own()
+    bytecode = link.compiled(python)
+    with writing(found.agent_dir) as files:
+        action = files.put_link(link, bytecode, json.dumps(settings, indent=1).encode() + b"\n")
+    return AttachReport(python, found.agent_dir, found.ray_version, action != "unchanged", action)
 
 
 def detach(python: Path) -> AttachReport:
@@ -107,10 +102,10 @@ def detach(python: Path) -> AttachReport:
     Raises:
         AttachError: see its message and remedy.
     """
-    agent_dir, version = find_agent(python)
-    with writing(agent_dir) as files:
+    found = find_agent(python)
+    with writing(found.agent_dir) as files:
         action = files.take_link()
-    return AttachReport(python, agent_dir, version, action != "unchanged", action)
+    return AttachReport(python, found.agent_dir, found.ray_version, action != "unchanged", action)
 
 
 def status(python: Path) -> Status:
@@ -119,25 +114,25 @@ def status(python: Path) -> Status:
     Raises:
         AttachError: no such interpreter, or no Ray in it.
     """
-    agent_dir, version = find_agent(python)
-    main = (agent_dir / MAIN).read_bytes()
-    attached = is_link(main)
+    found = find_agent(python)
+    agent_dir = found.agent_dir
+    attached = is_link((agent_dir / MAIN).read_bytes())
     settings = settings_of(agent_dir) if attached else {}
     link_version = settings.get("version")
-    current = main == LINK.read_bytes() and link_version == __version__
+    current = LinkFiles.own().is_in(agent_dir, found.tag) and link_version == __version__
     stock_kept = (agent_dir / STOCK_NAME).is_file()
     socket, daemon = settings.get("socket"), settings.get("daemon")
     advice = _advice(
         attached=attached,
         current=current,
         stock_kept=stock_kept,
-        same_ray=settings.get("ray_version") == version,
+        same_ray=settings.get("ray_version") == found.ray_version,
     )
     return Status(
         python=python,
         agent_dir=agent_dir,
-        ray_version=version,
-        known=is_known(version),
+        ray_version=found.ray_version,
+        known=is_known(found.ray_version),
         attached=attached,
         link_version=str(link_version) if link_version else None,
         current=current,
@@ -156,7 +151,7 @@ def _advice(*, attached: bool, current: bool, stock_kept: bool, same_ray: bool) 
     if not stock_kept:
         return "Ray's own agent is missing: install Ray again, then run `ray-envd attach`"
     if not current or not same_ray:
-        return "the link is of another version: run `ray-envd attach` again"
+        return "the link is of another version or not whole: run `ray-envd attach` again"
     return ""
 
 

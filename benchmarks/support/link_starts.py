@@ -1,28 +1,24 @@
 """How long a link takes until its port listens: a link of its own, without a raylet and without a daemon."""
 
-import json
 import os
-import shutil
 import subprocess
 import time
 from pathlib import Path
 
+from link_folders import put_link
 from processes import NodeError, clean_environment
-
-from ray_envd.agent import link
 
 _DEADLINE = 20.0
 
 
 class Links:
-    """Starts links from a copy of the script, by an interpreter that runs Ray."""
+    """Starts links from a folder as attach leaves it, by an interpreter that runs Ray."""
 
     def __init__(self, folder: Path, python: Path) -> None:
         self._folder, self._python = folder, python
         folder.mkdir()
-        shutil.copy(link.__file__, folder / "main.py")
         settings = {"socket": str(folder / "nobody.sock"), "ray_version": "2.60.0", "start_seconds": 60}
-        (folder / link.SETTINGS_NAME).write_text(json.dumps(settings))
+        put_link(folder, settings, python)
 
     def start(self) -> float:
         """Seconds from before the process is started until its port listens, which its port file says.

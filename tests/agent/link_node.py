@@ -3,7 +3,6 @@
 import json
 import os
 import select
-import shutil
 import subprocess
 import sys
 import time
@@ -12,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from link_folders import put_link, put_settings
 from processes import end_marked
 
-from ray_envd.agent import link
+from ray_envd.agent.link.script import STOCK_NAME
 
 LINK_DAEMON = Path(__file__).with_name("link_daemon.py")
 PATIENCE = 15.0
@@ -81,8 +81,7 @@ class Node:
         self.control = folder / "d.sock"
         for path in (self.agent, self.session / "logs"):
             path.mkdir(parents=True)
-        shutil.copy(link.__file__, self.agent / "main.py")
-        (self.agent / link.STOCK_NAME).write_text(STOCK)
+        (self.agent / STOCK_NAME).write_text(STOCK)
         self.settings: dict[str, Any] = {
             "version": "1",
             "socket": f"{self.control}.link",
@@ -99,11 +98,21 @@ class Node:
             "TEST_FOLDER": str(folder),
         }
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.attach()
+        self.install(sys.executable)
+
+    def install(self, python: str) -> None:
+        """The link with bytecode for that interpreter."""
+        put_link(self.agent, self.settings, Path(python))
+
+    @property
+    def package(self) -> Path:
+        """The folder of the link's modules."""
+        (folder,) = self.agent.glob("ray_envd_link_*")
+        return folder
 
     def attach(self, **settings: Any) -> None:
         self.settings.update(settings)
-        (self.agent / link.SETTINGS_NAME).write_text(json.dumps(self.settings))
+        put_settings(self.agent, self.settings)
 
     def flags(self, port: int = 0) -> list[str]:
         """The words of a raylet of 2.60."""

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ray_envd.agent.link import SETTINGS_NAME
+from ray_envd.agent.link.script import SETTINGS_NAME
 
 ORIGINAL = b"# Ray's own agent\r\nprint('caf\xc3\xa9')\n"
 
@@ -28,7 +28,11 @@ class Installation:
         self.main.chmod(0o644)
 
     def files(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in self.agent.iterdir()}
+        """All that is in the agent's folder."""
+        found = [path for path in self.agent.rglob("*") if not path.is_dir() or not any(path.iterdir())]
+        return {
+            str(path.relative_to(self.agent)): b"" if path.is_dir() else path.read_bytes() for path in found
+        }
 
     def settings(self) -> dict[str, object]:
         return dict(json.loads((self.agent / SETTINGS_NAME).read_text()))

@@ -12,7 +12,8 @@ from ray_installation import ORIGINAL, Installation
 from ray_envd import __version__
 from ray_envd.agent import stock_agent
 from ray_envd.agent.attach import AttachError, attach, detach, status
-from ray_envd.agent.link import SETTINGS_NAME, STOCK_NAME
+from ray_envd.agent.link.script import SETTINGS_NAME, STOCK_NAME
+from ray_envd.agent.link_files import LinkFiles
 
 SOCKET = Path("/run/ray-envd/ray-envd.sock.link")
 DAEMON = ["/opt/ray-envd/bin/ray-envd", "serve"]
@@ -25,10 +26,13 @@ def test_attach_and_detach_leave_no_trace(ray: Installation) -> None:
     report = attach(ray.python, socket=SOCKET, daemon=DAEMON)
     assert (report.changed, report.action, report.ray_version) == (True, "attached", "2.60.0")
     assert report.agent_dir == ray.agent
-    link = stock_agent.LINK.read_bytes()
-    assert ray.main.read_bytes() == link
-    assert ray.main.stat().st_mode & 0o777 == 0o640
-    assert ray.files().keys() == {"main.py", STOCK_NAME, SETTINGS_NAME}
+    link = LinkFiles.own()
+    assert ray.main.read_bytes() == link.main
+    assert {path.stat().st_mode & 0o777 for path in ray.agent.rglob("*") if path.is_file()} == {0o640}
+    modules = {f"{link.package}/{name}" for name in link.modules}
+    bytecode = {name for name in ray.files() if "__pycache__" in name}
+    assert ray.files().keys() == {"main.py", STOCK_NAME, SETTINGS_NAME} | modules | bytecode
+    assert len(bytecode) == len(modules) + 1
     assert ray.files()[STOCK_NAME] == ORIGINAL
     assert ray.settings() == {
         "version": __version__,
@@ -101,7 +105,7 @@ def test_status_follows_an_installation(ray: Installation) -> None:
     assert ray.files()[STOCK_NAME] == b"# a newer agent\n"
     assert ray.settings()["ray_version"] == "2.59.0"
 
-    ray.main.write_bytes(ray.main.read_bytes() + b"# of an older ray-envd\n")
+    ray.main.write_bytes(ray.main.read_bytes() + b"# of another ray-envd\n")
     older = status(ray.python)
     assert (older.attached, older.current) == (True, False)
     assert "another version" in older.advice
@@ -238,7 +242,7 @@ def test_folder_of_another_user(bare_venv: Path, short_tmp: Path) -> None:
     shutil.chown(ray.agent, 65534, 65534)
     shutil.chown(ray.main, 65534, 65534)
     attach(ray.python, socket=SOCKET, daemon=None)
-    assert {path.stat().st_uid for path in ray.agent.iterdir()} == {65534}
+    assert {path.stat().st_uid for path in ray.agent.rglob("*")} == {65534}
     detach(ray.python)
     ray.agent.chmod(0o555)
     before = ray.files()
@@ -248,11 +252,14 @@ def test_folder_of_another_user(bare_venv: Path, short_tmp: Path) -> None:
     assert ray.files() == before
 
 
-@pytest.mark.parametrize("step", [1, 2, 3])
+_WRITES = 3 + 2 * len(LinkFiles.own().modules) + 1
+
+
+@pytest.mark.parametrize("step", [1, 2, _WRITES // 2, _WRITES - 1, _WRITES])
 def test_interruption_leaves_one_agent_or_the_other(
     ray: Installation, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """A disk that is full at any of the three writes leaves Ray's own agent in place and no stray file."""
+    """A disk that is full at any of the writes leaves Ray's own agent in place and no stray file."""
     real = stock_agent.AgentFiles._replace
     calls = 0
 

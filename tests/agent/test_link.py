@@ -1,33 +1,18 @@
 """The link, run as a raylet runs it, against a stand-in for the daemon that is a real process."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from interpreters import interpreters
 from link_node import PATIENCE, Node, get
 
 from ray_envd.agent import link
-
-
-def interpreters() -> list[str]:
-    """Every Python of 3.9 to 3.13 that this machine has, one of each minor version."""
-    roots = [Path(os.environ.get("PYENV_ROOT", str(Path.home() / ".pyenv"))) / "versions"]
-    found = {"{}.{}".format(*sys.version_info): sys.executable}
-    for minor in range(9, 14):
-        candidates = [shutil.which(f"python3.{minor}")]
-        candidates += [str(path) for root in roots for path in root.glob(f"3.{minor}.*/bin/python3.{minor}")]
-        for candidate in candidates:
-            if (
-                candidate
-                and subprocess.run([candidate, "-c", ""], capture_output=True, check=False).returncode == 0
-            ):
-                found.setdefault(f"3.{minor}", candidate)
-    return sorted(found.values())
-
+from ray_envd.agent.link import FallbackError, hello
+from ray_envd.agent.link.raylet import parse_flags, with_port
 
 # The hello and the port
 
@@ -87,7 +72,7 @@ def test_raylets_of_2_49_are_understood(node: Node) -> None:
 
 @pytest.mark.parametrize("python", interpreters(), ids=lambda path: Path(path).resolve().name)
 def test_runs_under_every_python_that_ray_runs_on(node: Node, python: str) -> None:
-    """The one file works under each interpreter from 3.9 on, without a warning."""
+    """The link works under each interpreter from 3.9 on, also with bytecode of another, without a warning."""
     daemon = node.daemon()
     process = node.run(node.argv(python=python), stderr=subprocess.PIPE)
     assert get(node.port()) == str(daemon.pid)
@@ -98,27 +83,18 @@ def test_runs_under_every_python_that_ray_runs_on(node: Node, python: str) -> No
 
 
 def test_imports_little() -> None:
-    """What takes long to import, and Ray above all, stays out: a raylet waits for this script."""
+    """What takes long to import, or much memory, and Ray above all, stays out: each raylet has a link."""
     program = (
-        "import sys; before = set(sys.modules); sys.path.insert(0, sys.argv[1]); import link;"
+        "import os, sys; before = set(sys.modules); sys.path.insert(0, sys.argv[1]);"
+        "import link.session, link.script;"
         "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
     )
-    folder = str(Path(link.__file__).parent)
+    folder = str(Path(link.__file__).parent.parent)
     output = subprocess.run(
         [sys.executable, "-I", "-S", "-B", "-c", program, folder], capture_output=True, text=True, check=True
     ).stdout.split()
-    heavy = {
-        "ray",
-        "argparse",
-        "asyncio",
-        "dataclasses",
-        "logging",
-        "pathlib",
-        "subprocess",
-        "threading",
-        "typing",
-    }
-    assert not heavy & set(output)
+    light = {"__future__", "binascii", "errno", "link", "select", "struct", "time"}
+    assert {name for name in output if not name.startswith("_")} <= light
 
 
 @pytest.mark.parametrize(
@@ -134,7 +110,7 @@ def test_imports_little() -> None:
 )
 def test_both_dialects_of_flags(argv: list[str], flags: dict[str, str]) -> None:
     """Values with = and values apart; what is no flag is ignored."""
-    assert link.parse_flags(argv) == flags
+    assert parse_flags(argv) == flags
 
 
 @pytest.mark.parametrize(
@@ -147,7 +123,7 @@ def test_both_dialects_of_flags(argv: list[str], flags: dict[str, str]) -> None:
 )
 def test_the_stock_agent_gets_the_bound_port(argv: list[str]) -> None:
     """The port is replaced in both dialects, and nothing else changes."""
-    assert link.with_port(argv, 7) == ["--x=1", "--y", "2", "--runtime-env-agent-port=7"]
+    assert with_port(argv, 7) == ["--x=1", "--y", "2", "--runtime-env-agent-port=7"]
 
 
 # The token
@@ -193,7 +169,7 @@ def test_token_is_found_where_ray_finds_it(
     for name, value in variables.items():
         monkeypatch.setenv(name, value.replace("{home}", str(tmp_path)))
     if expected is None:
-        with pytest.raises(link.FallbackError):
-            link.cluster_token(version)
+        with pytest.raises(FallbackError):
+            hello.cluster_token(version)
     else:
-        assert link.cluster_token(version) == expected
+        assert hello.cluster_token(version) == expected

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from link_node import LINK_DAEMON, PATIENCE, Node, get, wait_for
 
-from ray_envd.agent import config_sources, link
+from ray_envd.agent import config_sources
+from ray_envd.agent.link.hello import SYSTEM_SOCKET, sockets
+from ray_envd.agent.link.starter import STARTS
 
 
 def test_requests_outlive_a_killed_daemon(node: Node) -> None:
@@ -99,7 +101,7 @@ def test_store_that_is_locked_for_a_while_is_waited_for(node: Node) -> None:
     with (node.folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         node.link()
-        wait_for(lambda: len(node.found("locked-*.json")) > link.STARTS, "starts against the lock")
+        wait_for(lambda: len(node.found("locked-*.json")) > STARTS, "starts against the lock")
     assert get(node.port()).isdigit()
     assert not (node.folder / "stock.json").exists()
 
@@ -121,7 +123,7 @@ def test_killed_daemon_is_started_again(node: Node) -> None:
 def test_daemon_that_is_killed_while_it_starts_is_started_again(node: Node) -> None:
     """Who is killed from outside, however often, is not broken; only an end of its own counts."""
     node.attach(daemon=[sys.executable, str(LINK_DAEMON)])
-    node.environment["RAY_ENVD_TEST_KILLED"] = str(link.STARTS + 1)
+    node.environment["RAY_ENVD_TEST_KILLED"] = str(STARTS + 1)
     node.link()
     assert get(node.port()).isdigit()
     assert not (node.folder / "stock.json").exists()
@@ -130,12 +132,12 @@ def test_daemon_that_is_killed_while_it_starts_is_started_again(node: Node) -> N
 @pytest.mark.parametrize(
     ("uid", "variables", "settings", "expected"),
     [
-        (0, {}, {}, [link.SYSTEM_SOCKET]),
-        (0, {"RAY_ENVD_STORE": "/s", "XDG_RUNTIME_DIR": "/r"}, {}, [link.SYSTEM_SOCKET]),
-        (7, {"XDG_RUNTIME_DIR": "/r"}, {}, [link.SYSTEM_SOCKET, "/r/ray-envd/ray-envd.sock.link"]),
-        (7, {"RAY_ENVD_STORE": "/s"}, {}, [link.SYSTEM_SOCKET, "/s/run/ray-envd.sock.link"]),
-        (7, {"XDG_STATE_HOME": "/x"}, {}, [link.SYSTEM_SOCKET, "/x/ray-envd/run/ray-envd.sock.link"]),
-        (7, {}, {}, [link.SYSTEM_SOCKET, "/home/u/.local/state/ray-envd/run/ray-envd.sock.link"]),
+        (0, {}, {}, [SYSTEM_SOCKET]),
+        (0, {"RAY_ENVD_STORE": "/s", "XDG_RUNTIME_DIR": "/r"}, {}, [SYSTEM_SOCKET]),
+        (7, {"XDG_RUNTIME_DIR": "/r"}, {}, [SYSTEM_SOCKET, "/r/ray-envd/ray-envd.sock.link"]),
+        (7, {"RAY_ENVD_STORE": "/s"}, {}, [SYSTEM_SOCKET, "/s/run/ray-envd.sock.link"]),
+        (7, {"XDG_STATE_HOME": "/x"}, {}, [SYSTEM_SOCKET, "/x/ray-envd/run/ray-envd.sock.link"]),
+        (7, {}, {}, [SYSTEM_SOCKET, "/home/u/.local/state/ray-envd/run/ray-envd.sock.link"]),
         (7, {}, {"socket": "/a.link"}, ["/a.link"]),
         (7, {"RAY_ENVD_SOCKET": "/b"}, {"socket": "/a.link"}, ["/b.link"]),
     ],
@@ -155,7 +157,7 @@ def test_socket_is_the_one_that_the_daemon_would_choose(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, "geteuid", lambda: uid)
-    assert link.sockets(settings) == expected
+    assert sockets(settings) == expected
     if not settings:
         # The same words that the daemon's own configuration comes to.
         chosen = config_sources.load(root=uid == 0).settings.socket

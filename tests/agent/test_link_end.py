@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from link_node import LINK_DAEMON, Node, ended, get, wait_for
 
-from ray_envd.agent import link
+from ray_envd.agent.link.script import SETTINGS_NAME, STOCK_NAME
+from ray_envd.agent.link.session import SHORT_LIVES
 
 # The raylet's end, and the link's
 
@@ -99,7 +100,7 @@ def test_without_a_daemon_the_stock_agent_runs(node: Node) -> None:
     port = node.port()
     assert stock["pid"] == process.pid
     words = [word for word in node.flags() if "agent-port" not in word]
-    assert stock["argv"] == [str(node.agent / link.STOCK_NAME), *words, f"--runtime-env-agent-port={port}"]
+    assert stock["argv"] == [str(node.agent / STOCK_NAME), *words, f"--runtime-env-agent-port={port}"]
     assert get(port) == "stock"
     process.kill()
     assert process.stderr is not None
@@ -165,13 +166,13 @@ def test_daemon_that_dies_of_every_hello_is_given_up(node: Node) -> None:
     node.daemon(hang_up="1")
     node.link()
     node.stock()
-    assert len(node.found("hello-*.json")) == link.SHORT_LIVES
+    assert len(node.found("hello-*.json")) == SHORT_LIVES
 
 
 @pytest.mark.parametrize("settings", ["{", "[]", None])
 def test_broken_settings_end_in_the_stock_agent(node: Node, settings: str | None) -> None:
     """Whatever is wrong with the link, the node has an agent."""
-    path = node.agent / link.SETTINGS_NAME
+    path = node.agent / SETTINGS_NAME
     path.unlink()
     if settings is not None:
         path.write_text(settings)

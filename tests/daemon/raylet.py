@@ -8,7 +8,6 @@ import http.client
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from helpers import wait_until
+from link_folders import put_link
 from processes import alive
 
-from ray_envd.agent import link
 from ray_envd.agent.pb import runtime_env_pb2 as pb
 
 OK, FAILED = pb.AGENT_RPC_STATUS_OK, pb.AGENT_RPC_STATUS_FAILED
@@ -150,7 +149,6 @@ class Raylet:
     def _make_folders(self) -> None:
         for path in (self.folder / "agent", self.logs, self.resources):
             path.mkdir(parents=True)
-        shutil.copy(link.__file__, self.folder / "agent/main.py")
         settings = {
             "version": "1",
             "socket": f"{self.socket}.link",
@@ -159,7 +157,7 @@ class Raylet:
             "start_seconds": 20,
             "restart_seconds": 20,
         }
-        (self.folder / "agent" / link.SETTINGS_NAME).write_text(json.dumps(settings))
+        put_link(self.folder / "agent", settings, Path(self.python))
         if self.uid is not None:
             for path in (self.folder, *self.folder.rglob("*")):
                 os.chown(path, self.uid, self.uid)

@@ -12,7 +12,7 @@ from processes import alive, end_marked, kill, wait_until
 from rays import ROOT, RayNode, install_ray, link_pids
 
 from ray_envd.agent.attach import attach, detach, status
-from ray_envd.agent.link import SETTINGS_NAME
+from ray_envd.agent.link.script import SETTINGS_NAME
 
 pytestmark = pytest.mark.skipif(STOCK, reason="stock Ray has no link")
 SEEN = task("import os; answer = os.environ['ENVD_SEEN']", {"env_vars": {"ENVD_SEEN": "yes"}})
