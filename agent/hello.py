@@ -1,4 +1,4 @@
-"""The first words of a link: length, JSON and the listening socket (see ``link.py`` for the other side)."""
+"""The first words of a link: length, JSON and the listening socket (the other side is in ``link/session.py``)."""
 
 import json
 import os

@@ -87,9 +87,7 @@ TARGETS = {
         " 3, sqlite and the cache over it 2",
     ),
     "link_rss": Target(
-        most=round(12 * _MIB, 1),
-        limit="that is 12 MB; Python alone has 7.9 MiB, the modules that it needs 1.8, to compile the"
-        " script at its start leaves 1.5: bytecode would need a second file in Ray's folder",
+        most=round(12 * _MIB, 1), limit="that is 12 MB; Python alone has 7.9 MiB, on Python 3.12 9.5"
     ),
 }
 _MOST_KILLED, _BOUND_SINCE = 3, 300
