@@ -1,4 +1,4 @@
-"""The first words of a link: length, JSON and the listening socket (the other side is in ``link/session.py``)."""
+"""The first words of a link: length, JSON and the listening socket (the other side: ``link/session.py``)."""
 
 import json
 import os

@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from ray_envd.agent import link
 from ray_envd.agent.link import script
-from ray_envd.agent.rays_python import MAIN, ask
+from ray_envd.agent.rays_python import MAIN, AttachError, ask
 
 _FOLDER = Path(link.__file__).parent
 _SCRIPT = "script.py"
@@ -70,9 +71,10 @@ class LinkFiles:
             AttachError: it cannot compile them.
         """
         tag, answer = ask(python, _COMPILE, {name: text.decode() for name, text in self.modules.items()})
+        if not re.fullmatch(r"[\w-]+", str(tag)):
+            raise AttachError(f"{python} keeps no bytecode", "is it CPython?")
         files = {
-            f"{_CACHE}/{Path(name).stem}.{tag}.pyc": base64.b64decode(content)
-            for name, content in answer.items()
+            f"{_CACHE}/{Path(name).stem}.{tag}.pyc": base64.b64decode(answer[name]) for name in self.modules
         }
         total = 0
         for name in sorted(files):

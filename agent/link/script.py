@@ -33,6 +33,14 @@ def is_whole(package: str, tag: str) -> bool:
         return False
 
 
+def say(message: str) -> None:
+    """To stderr, where there is one."""
+    try:
+        os.write(2, f"{message}\n".encode(errors="replace"))
+    except OSError:
+        pass
+
+
 def main(here: str) -> None:
     """Runs the link, and Ray's own agent when the link gives up; ``here`` is the agent's folder."""
     words = sys.argv[1:]
@@ -44,12 +52,12 @@ def main(here: str) -> None:
         session = __import__(f"{PACKAGE}.session", fromlist=["run"])
         words = session.run(words, f"{here}/{SETTINGS_NAME}")
     except Exception as error:  # noqa: BLE001 - a node must not be worse off than without us
-        os.write(2, f"ray-envd's link is broken, attach again: {type(error).__name__}: {error}\n".encode())
+        say(f"ray-envd's link is broken, attach again: {type(error).__name__}: {error}")
     stock = f"{here}/{STOCK_NAME}"
     try:
         os.execv(sys.executable, [sys.executable, "-u", stock, *words])  # noqa: S606 - the raylet's own words
     except OSError as error:
-        os.write(2, f"Ray's own agent cannot be run: {stock}: {error}; install Ray again\n".encode())
+        say(f"Ray's own agent cannot be run: {stock}: {error}; install Ray again")
         sys.exit(1)
 
 
