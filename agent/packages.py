@@ -37,8 +37,12 @@ class Packages:
     def __init__(self, *, resolution_ttl: float, max_bytes: int) -> None:
         self._ttl, self._max_bytes = resolution_ttl, max_bytes
 
-    async def archive(self, uri: str, bench: Bench, field: str) -> tuple[Entry, bool]:
+    async def archive(
+        self, uri: str, bench: Bench, field: str, coming: Callable[[Path, int], None]
+    ) -> tuple[Entry, bool]:
         """The archive that a URI names, held by the bench, and whether it had to be fetched.
+
+        While it is fetched for this bench, ``coming`` is called with the file and the bytes so far.
 
         Raises:
             DownloadError: it cannot be had; NetworkError where that may pass.
@@ -57,7 +61,8 @@ class Packages:
             await bench.link(fresh, known.key, None if _is_immutable(uri) else self._ttl)
             return known, False
         name = ("package", bench.session.owner.uid, version)
-        download = partial(self._download, name, uri, context, field, max(sizes, default=_GUESS_BYTES))
+        size = max(sizes, default=_GUESS_BYTES)
+        download = partial(self._download, name, uri, context, field, size, coming)
         key, told = await bench.share(name, download)
         entry = bench.hold(key)
         if entry is None:  # collected between its arrival and now
@@ -93,7 +98,14 @@ class Packages:
             return _UNREACHABLE
 
     async def _download(
-        self, name: Hashable, uri: str, context: FetchContext, field: str, size: int, bench: Bench
+        self,
+        name: Hashable,
+        uri: str,
+        context: FetchContext,
+        field: str,
+        size: int,
+        coming: Callable[[Path, int], None],
+        bench: Bench,
     ) -> tuple[ObjectKey, str | None]:
         """The archive's key, and the token that the source gave with it."""
         shown = redact_urls(uri.partition("#")[0])
@@ -108,6 +120,7 @@ class Packages:
                 # Of what comes without a size, more is set aside than has come.
                 room.need(total or done + max(done // 4, _GUESS_BYTES))
                 report("downloading", shown, done=done, total=total)
+                coming(staging, done)
 
             try:
                 with bench.workshop.metrics.builds.phase("archive", "download"):

@@ -37,9 +37,10 @@ from ray_envd.cache.archive_members import (
     refuse,
 )
 from ray_envd.cache.errors import StoreError, UnsafeArchiveError
+from ray_envd.cache.unpack_ahead import Ahead
 from ray_envd.cache.unpack_files import Files
 
-__all__ = ["ArchiveLimits", "UnpackCancelledError", "Unpacked", "unpack"]
+__all__ = ["Ahead", "ArchiveLimits", "UnpackCancelledError", "Unpacked", "unpack"]
 
 _PROGRESS_SECONDS = 0.2
 
@@ -77,6 +78,7 @@ def unpack(
     *,
     strip_top_level: bool,
     limits: ArchiveLimits | None = None,
+    ahead: Ahead | None = None,
     cancelled: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Unpacked:
@@ -93,6 +95,7 @@ def unpack(
         strip_top_level: leave out the one folder that holds everything, if there is such a one (in a zip
             a ``__MACOSX`` beside it is dropped), as stock does for every URI but ``gcs://``.
         limits: what is too much; the defaults of :class:`ArchiveLimits`.
+        ahead: what was unpacked while the archive came, in the target's parent; the caller closes it.
         cancelled: asked often; true ends the work with :class:`UnpackCancelledError`.
         progress: bytes of the archive read so far and in all; called a few times a second.
 
@@ -109,6 +112,9 @@ def unpack(
     try:
         with archive.open("rb") as raw:
             tree = _Tree(scratch, raw, limits or ArchiveLimits(), cancelled, progress)
+            if ahead is not None and ahead.reads(raw.fileno()):
+                ahead.advance(cancelled)
+                tree.take = ahead.take
             base = tree.fill(strip_top_level=strip_top_level)
         base.chmod(0o755)
         base.rename(target)
@@ -138,11 +144,13 @@ class _Tree:
         self._kinds: dict[str, Kind] = {"": Kind.FOLDER}
         self._links: list[Member] = []
         self._position: Callable[[], int] = lambda: 0
+        #: What was unpacked ahead of a zip's member.
+        self.take: Callable[[zipfile.ZipInfo], int | None] = lambda _info: None
 
     def fill(self, *, strip_top_level: bool) -> Path:
         """Unpacks everything; returns the folder that is to become the target."""
         try:
-            source = reader(self._raw, self._limits, self._tick, strip=strip_top_level)
+            source = reader(self._raw, self._limits, self._tick, strip=strip_top_level, ahead=self.take)
             self._position = source.position
             with Files(self._tick, any_order=source.any_order) as files:
                 for member in source.members():

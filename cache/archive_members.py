@@ -82,6 +82,8 @@ class Member:
         link: what a link names.
         pieces: a file's content, :data:`CHUNK` bytes at most at once; good until the next member is asked
             for, unless the reader is ``any_order``.
+        ahead: a descriptor of a file without a name that has all of the content, if there is one; the
+            caller's to close.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Member:
     size: int = 0
     link: str = ""
     pieces: Callable[[], Iterator[bytes]] = lambda: iter(())
+    ahead: Callable[[], int | None] = lambda: None
 
 
 class Reader(Protocol):
@@ -136,7 +139,14 @@ def normalised(name: str) -> str:
     return "/".join(parts)
 
 
-def reader(raw: BinaryIO, limits: ArchiveLimits, tick: Callable[[], None], *, strip: bool) -> Reader:
+def reader(
+    raw: BinaryIO,
+    limits: ArchiveLimits,
+    tick: Callable[[], None],
+    *,
+    strip: bool,
+    ahead: Callable[[zipfile.ZipInfo], int | None] = lambda _info: None,
+) -> Reader:
     """The reader for the format that the first bytes tell.
 
     Args:
@@ -144,12 +154,13 @@ def reader(raw: BinaryIO, limits: ArchiveLimits, tick: Callable[[], None], *, st
         limits: what is too much.
         tick: called while much is read that is no member's content.
         strip: the single top-level folder will be left out, so ``__MACOSX`` beside it is too.
+        ahead: what of a zip was unpacked before, see :class:`Member`.
     """
     head = raw.read(265)
     raw.seek(0)
     size = os.fstat(raw.fileno()).st_size
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return _Zip(raw, limits, size, drop_mac_folder=strip)
+        return _Zip(raw, limits, size, ahead, drop_mac_folder=strip)
     return _Tar(_Forward(_decompressed(raw, head), limits, size, tick), raw)
 
 
@@ -192,8 +203,16 @@ class _Zip:
 
     any_order = True
 
-    def __init__(self, raw: BinaryIO, limits: ArchiveLimits, size: int, *, drop_mac_folder: bool) -> None:
-        self._raw = raw
+    def __init__(
+        self,
+        raw: BinaryIO,
+        limits: ArchiveLimits,
+        size: int,
+        ahead: Callable[[zipfile.ZipInfo], int | None],
+        *,
+        drop_mac_folder: bool,
+    ) -> None:
+        self._raw, self._ahead = raw, ahead
         directory = _Directory(raw, limits)
         self._zip = zipfile.ZipFile(directory)
         directory.opening = False
@@ -229,7 +248,8 @@ class _Zip:
         if form not in {0, stat.S_IFREG}:
             refuse(name, "is a device, pipe or socket")
         content = partial(pieces, self._zip, self._raw.fileno(), info, CHUNK)
-        return Member(name, path, Kind.FILE, stat.S_IMODE(mode), size, pieces=content)
+        ahead = partial(self._ahead, info)
+        return Member(name, path, Kind.FILE, stat.S_IMODE(mode), size, pieces=content, ahead=ahead)
 
     def _top_level(self) -> str | None:
         """The one folder that holds everything but ``__MACOSX``; the rule is stock's."""

@@ -12,10 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 from ray_envd.cache.archive_members import Member, refuse
+from ray_envd.cache.writing import write_all
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Files of which the reader and the writer work side by side; a piece is handed over in microseconds.
-_LARGE = 8 * 1024**2
+LARGE = 8 * 1024**2
 _AT_ONCE = 2
 #: Files and bytes that one thread takes at a time.
 _BATCH_FILES, _BATCH_BYTES = 64, 4 * 1024**2
@@ -51,8 +52,10 @@ class Files:
         Raises:
             UnsafeArchiveError, OSError, or what a damaged archive makes libraries raise: also of one before.
         """
-        if member.size >= _LARGE or not self._any_order:
-            self._write(member, path, self._copy_behind if member.size >= _LARGE else self._copy)
+        if member.size >= LARGE and _take_over(member, path):
+            return
+        if member.size >= LARGE or not self._any_order:
+            self._write(member, path, self._copy_behind if member.size >= LARGE else self._copy)
         else:
             self._batch.append((member, path))
             self._batch_bytes += member.size
@@ -77,7 +80,7 @@ class Files:
             self._write(member, path, _copy)
 
     def _write(self, member: Member, path: str, copy: Callable[[Member, int], None]) -> None:
-        mode = ((member.mode & 0o777) | 0o600) if member.mode else 0o644
+        mode = _mode(member)
         descriptor = os.open(path, _NEW_FILE, mode)
         try:
             if mode & self._umask:
@@ -88,7 +91,7 @@ class Files:
 
     def _copy(self, member: Member, descriptor: int) -> None:
         for piece in _exactly(member):
-            _write_whole(descriptor, piece)
+            write_all(descriptor, piece)
             self._tick()
 
     def _copy_behind(self, member: Member, descriptor: int) -> None:
@@ -97,16 +100,36 @@ class Files:
             for piece in _exactly(member):
                 if last is not None:
                     last.result()
-                last = self._pool.submit(_write_whole, descriptor, piece)
+                last = self._pool.submit(write_all, descriptor, piece)
                 self._tick()
         finally:
             if last is not None:
                 last.result()
 
 
+def _mode(member: Member) -> int:
+    return ((member.mode & 0o777) | 0o600) if member.mode else 0o644
+
+
+def _take_over(member: Member, path: str) -> bool:
+    """Gives what was unpacked ahead its name; whether it has it."""
+    descriptor = member.ahead()
+    if descriptor is None:
+        return False
+    try:
+        os.fchmod(descriptor, _mode(member))
+        # A `src_dir_fd` makes it linkat(2), which follows the link; with an absolute path it is not used.
+        os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor)
+    except OSError:  # without /proc, for instance
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
 def _copy(member: Member, descriptor: int) -> None:
     for piece in _exactly(member):
-        _write_whole(descriptor, piece)
+        write_all(descriptor, piece)
 
 
 def _exactly(member: Member) -> Iterator[bytes]:
@@ -119,12 +142,6 @@ def _exactly(member: Member) -> Iterator[bytes]:
         yield piece
     if left:
         refuse(member.name, f"is {left} bytes shorter than it declares")
-
-
-def _write_whole(descriptor: int, data: bytes) -> None:
-    done = os.write(descriptor, data)
-    while done < len(data):
-        done += os.write(descriptor, memoryview(data)[done:])
 
 
 def _umask() -> int:

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 _LOCAL = struct.Struct("<26x2H")  # of all that stands there, the lengths of name and extra field
 _MOST_EXTRA = 64  # bytes that are read with the header in the hope that they are enough
 _UTF_8 = 0x800
-#: Read by position; other methods, and what is encrypted or patched, are ``zipfile``'s.
-_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
-_PECULIAR = 0x61
+#: Methods and flags of what is read by position; the rest, encrypted or patched, is ``zipfile``'s.
+METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+PECULIAR = 0x61
 
 
 def pieces(archive: zipfile.ZipFile, descriptor: int, info: zipfile.ZipInfo, most: int) -> Iterator[bytes]:
@@ -26,12 +26,17 @@ def pieces(archive: zipfile.ZipFile, descriptor: int, info: zipfile.ZipInfo, mos
         zipfile.BadZipFile, zlib.error, EOFError: it is damaged.
         NotImplementedError, RuntimeError: it is packed in a way that is not known.
     """
-    if info.compress_type not in _METHODS or info.flag_bits & _PECULIAR:
+    if info.compress_type not in METHODS or info.flag_bits & PECULIAR:
         return _by_zipfile(archive, info, most)
     found = _packed(descriptor, info, most)
     if info.compress_type == zipfile.ZIP_DEFLATED:
         found = _inflated(found, info.file_size + 1, most)
     return _checked(found, info)
+
+
+def encoded_name(info: zipfile.ZipInfo) -> bytes:
+    """A member's name as it stands in the archive."""
+    return info.orig_filename.encode("utf-8" if info.flag_bits & _UTF_8 else "cp437")
 
 
 def _by_zipfile(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> Iterator[bytes]:
@@ -44,7 +49,7 @@ def _by_zipfile(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> I
 
 def _packed(descriptor: int, info: zipfile.ZipInfo, most: int) -> Iterator[bytes]:
     """What is stored; a small member takes one call of the kernel, header and all."""
-    name = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF_8 else "cp437")
+    name = encoded_name(info)
     begin, left = info.header_offset, info.compress_size
     data = os.pread(descriptor, _LOCAL.size + len(name) + _MOST_EXTRA + min(left, most), begin)
     if len(data) < _LOCAL.size or not data.startswith(b"PK\x03\x04"):

@@ -8,6 +8,7 @@ import asyncio
 import ctypes
 import hashlib
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from ray_envd.agent.errors import DownloadError, EnvError, NetworkError
 from ray_envd.agent.fetch.context import GcsEndpoint
 from ray_envd.agent.pb.gcs_kv_pb2 import GcsStatus, InternalKVGetReply, InternalKVGetRequest
 from ray_envd.cache.owner import Owner, acting_as
+from ray_envd.cache.writing import write_all
 
 _libc = ctypes.CDLL(None)
 _METHOD = "/ray.rpc.InternalKVGcsService/InternalKVGet"
@@ -32,6 +34,8 @@ _OPTIONS = (
 )
 #: Bytes of a message whose pieces are worth giving back.
 _LARGE = 8 * 1024**2
+#: Bytes between two reports.
+_STEP = 16 * 1024**2
 #: How protobuf writes numbers, and what has a length.
 _VARINT, _BYTES = 0, 2
 _SEVEN_BITS, _LONGEST_VARINT = 0x7F, 10
@@ -212,8 +216,10 @@ def _error(error: grpc.RpcError, field: str) -> EnvError:
     return DownloadError(f"the GCS refuses the request ({code.name})", field=field)
 
 
-def save(value: memoryview, destination: Path, owner: Owner) -> str:
+def save(value: memoryview, destination: Path, owner: Owner, report: Callable[[int], object]) -> str:
     """Writes a value to a new file of its owner, mode 0600; blocking. Returns its sha256, hex.
+
+    ``report`` is called now and then with the bytes that were written, by the calling thread.
 
     Raises:
         OSError: the file exists, or cannot be written.
@@ -221,6 +227,8 @@ def save(value: memoryview, destination: Path, owner: Owner) -> str:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(hashlib.sha256, value)
-        with acting_as(owner), open(os.open(destination, flags, 0o600), "wb") as out:
-            out.write(value)
+        with acting_as(owner), open(os.open(destination, flags, 0o600), "wb", buffering=0) as out:
+            for begin in range(0, len(value), _STEP):
+                write_all(out.fileno(), value[begin : begin + _STEP])
+                report(min(begin + _STEP, len(value)))
         return digest.result().hexdigest()

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from ray_envd.cache.writing import write_all
+
 CHUNK = 1 << 20
 Chunk = bytes | memoryview
 #: Files of which reading goes on while they are hashed and written.
 _LARGE = 8 << 20
-_PROGRESS_SECONDS = 0.2
+_PROGRESS_SECONDS, _PROGRESS_BYTES = 0.2, 16 << 20
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -77,12 +79,12 @@ def store(source: Source, destination: str, max_bytes: int, *, asks: bool) -> di
     except OSError as error:
         raise _unwritable(error) from error
     digest = hashlib.sha256()
-    done, due = 0, 0.0
+    done, told, due = 0, 0, 0.0
 
     def take(chunk: Chunk) -> None:
         digest.update(chunk)
         try:
-            _write_all(out.fileno(), chunk)
+            write_all(out.fileno(), chunk)
         except OSError as error:
             raise _unwritable(error) from error
 
@@ -93,8 +95,8 @@ def store(source: Source, destination: str, max_bytes: int, *, asks: bool) -> di
                 raise _too_large(done, max_bytes)
             put(chunk)
             now = time.monotonic()
-            if now >= due:
-                due = now + _PROGRESS_SECONDS
+            if now >= due or done >= told + _PROGRESS_BYTES:
+                due, told = now + _PROGRESS_SECONDS, done
                 say({"done": done, "total": source.total or 0})
     if source.total is not None and done != source.total:
         raise Failure("network", f"the transfer ended after {done} of {source.total} bytes")
@@ -126,12 +128,6 @@ def _behind(total: int | None, take: Callable[[Chunk], None]) -> Iterator[Callab
 
         yield put
         last.result()
-
-
-def _write_all(descriptor: int, data: Chunk) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def _too_large(size: int, max_bytes: int) -> Failure:

@@ -55,10 +55,11 @@ class PyModulesInstaller:
         if local is not None:
             await bench.thread(require_directory, local, uri, self.field, bench.session.owner)
             return Contribution(python_path=(str(local),))
-        entry, fetched = await self._packages.archive(uri, bench, self.field)
-        if archive_path(entry).suffix == ".whl":
-            return await self._wheel(archive_path(entry), bench, fetched=fetched)
-        path = await self._unpacker.tree(uri, entry, bench, self.field)
+        async with self._unpacker.coming(uri, bench, self.field) as coming:
+            entry, fetched = await self._packages.archive(uri, bench, self.field, coming.heard)
+            if archive_path(entry).suffix == ".whl":
+                return await self._wheel(archive_path(entry), bench, fetched=fetched)
+            path = await self._unpacker.tree(uri, entry, coming, bench, self.field)
         return Contribution(python_path=(str(path),), objects=(entry.key,), trees=(str(path),), built=fetched)
 
     async def _wheel(self, wheel: Path, bench: Bench, *, fetched: bool) -> Contribution:

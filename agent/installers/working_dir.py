@@ -35,8 +35,9 @@ class WorkingDirInstaller:
         if local is not None:
             await bench.thread(require_directory, local, value, self.field, bench.session.owner)
             return Contribution(python_path=(str(local),), working_dir=str(local))
-        entry, fetched = await self._packages.archive(value, bench, self.field)
-        path = await self._unpacker.tree(value, entry, bench, self.field)
+        async with self._unpacker.coming(value, bench, self.field) as coming:
+            entry, fetched = await self._packages.archive(value, bench, self.field, coming.heard)
+            path = await self._unpacker.tree(value, entry, coming, bench, self.field)
         return Contribution(
             python_path=(str(path),),
             working_dir=str(path),

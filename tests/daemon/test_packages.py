@@ -134,6 +134,24 @@ def test_from_the_clusters_store(make_raylet: MakeRaylet, gcs: KeyValueStore, pa
     assert raylet.run(created, READ) == f"package {tree} content"
 
 
+@pytest.mark.parametrize("source", ["gcs", "web"])
+def test_a_large_package_is_whole(
+    node: Daemon, make_raylet: MakeRaylet, gcs: KeyValueStore, web: FileServer, tmp_path: Path, source: str
+) -> None:
+    """Of which the large file is unpacked while it comes; nothing is left beside the tree."""
+    content = os.urandom(40 << 20)
+    package = make_zip(tmp_path / f"p{os.urandom(6).hex()}.zip", {**FILES, "weights": content})
+    uri = f"gcs://_ray_pkg_{os.urandom(8).hex()}.zip" if source == "gcs" else web.add(package)
+    gcs.values[uri.encode()] = package.read_bytes()
+    raylet = make_raylet(gcs=gcs.address)
+    created = raylet.prepared({"working_dir": uri})
+    code = "import hashlib; print(hashlib.sha256(open('weights', 'rb').read()).hexdigest())"
+    assert raylet.run(created, code) == hashlib.sha256(content).hexdigest()
+    (tree,) = (path for path in (raylet.resources / "working_dir_files").iterdir() if path.is_dir())
+    assert (tree / "weights").stat().st_nlink == 1
+    assert left_over(node.store) == []
+
+
 def test_a_package_that_the_cluster_has_lost(make_raylet: MakeRaylet, gcs: KeyValueStore) -> None:
     """The message says what Ray's users can do about it."""
     raylet = make_raylet(gcs=gcs.address)
