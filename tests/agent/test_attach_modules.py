@@ -9,10 +9,10 @@ import pytest
 from interpreters import interpreters
 from ray_installation import ORIGINAL, Installation
 
-from ray_envd.agent.attach import attach, detach, status
+from ray_envd.agent.attach import AttachError, attach, detach, status
 from ray_envd.agent.link.script import PACKAGE, SETTINGS_NAME, STOCK_NAME
 from ray_envd.agent.link_files import LinkFiles
-from ray_envd.agent.stock_agent import writing
+from ray_envd.agent.stock_agent import AgentFiles, writing
 
 SOCKET = Path("/run/ray-envd/ray-envd.sock.link")
 #: The link as it was before it had modules: one script, and its settings.
@@ -53,12 +53,42 @@ def test_link_of_one_file_is_detached(ray: Installation) -> None:
     assert ray.files() == {"main.py": ORIGINAL}
 
 
-def test_modules_of_another_version_give_way(ray: Installation) -> None:
-    """Each version has a folder of its own; another ray-envd replaces it with the script, and leaves none."""
-    own = LinkFiles.own()
-    other = LinkFiles({**own.modules, "more.py": b"MORE = 1\n"})
+def attach_another(ray: Installation) -> LinkFiles:
+    """The link of a ray-envd that has one module more."""
+    other = LinkFiles({**LinkFiles.own().modules, "more.py": b"MORE = 1\n"})
     with writing(ray.agent) as files:
         files.put_link(other, other.compiled(ray.python), b"{}\n")
+    return other
+
+
+@pytest.mark.parametrize("name", ["__init__.py", "main.py"])
+def test_upgrade_that_is_interrupted_leaves_the_other_link_whole(
+    ray: Installation, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A disk that is full at the first write, or at the last, leaves script and modules of one version."""
+    other = attach_another(ray)
+    tag = other.compiled(ray.python).tag
+    real = AgentFiles._replace
+
+    def failing(self: AgentFiles, path: Path, content: bytes) -> None:
+        if path.name == name:
+            raise OSError(28, "No space left on device")
+        real(self, path, content)
+
+    monkeypatch.setattr(AgentFiles, "_replace", failing)
+    with pytest.raises(AttachError, match="No space left"):
+        attach(ray.python, socket=SOCKET, daemon=None)
+    assert other.is_in(ray.agent, tag)
+    monkeypatch.undo()
+    attach(ray.python, socket=SOCKET, daemon=None)
+    assert status(ray.python).current
+    detach(ray.python)
+    assert ray.files() == {"main.py": ORIGINAL}
+
+
+def test_modules_of_another_version_give_way(ray: Installation) -> None:
+    """Each version has a folder of its own; another ray-envd replaces it with the script, and leaves none."""
+    own, other = LinkFiles.own(), attach_another(ray)
     assert [path.name for path in ray.agent.glob(f"{PACKAGE}*")] == [other.package]
     assert not status(ray.python).current
     assert attach(ray.python, socket=SOCKET, daemon=None).action == "updated"
