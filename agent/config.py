@@ -44,9 +44,10 @@ from ray_envd.agent.machine import default_parallelism
 
 _TABLE = "ray_envd.setting"
 #: Where nothing is set: the high watermark as a share of max_bytes, the low one as a share of the high one.
-#: What lies between low and max_bytes is room for a burst of builds, which then need not wait for a
-#: collection, and no cache: wider gaps lose hits (benchmarks/hit_rates), narrower ones plan more often.
-HIGH, LOW = 0.97, 0.97
+#: What lies between low and max_bytes is room for small builds, which then need not wait for a collection,
+#: and for what sealing adds; it is no cache: wider gaps lose hits (benchmarks/hit_rates). Large builds wait
+#: for a moment, beside the time that they take.
+HIGH, LOW = 0.99, 0.995
 _MIN_FREE = 1024**3
 
 
@@ -164,7 +165,7 @@ class Settings:
             OPTIONAL_SHARE,
             AUTO,
             "Collection starts above it; bytes or percent of the disk.",
-            shown="auto: 97% of max_bytes",
+            shown="auto: 99% of max_bytes",
         )
     )
     low_watermark: Size | None = field(
@@ -172,7 +173,7 @@ class Settings:
             OPTIONAL_SHARE,
             AUTO,
             "Collection goes down to it; bytes or percent of the disk.",
-            shown="auto: 97% of high_watermark",
+            shown="auto: 99.5% of high_watermark",
         )
     )
     kind_max: Mapping[str, Size] = field(

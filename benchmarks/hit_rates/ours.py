@@ -84,5 +84,7 @@ class OursWithWatermarks(Ours):
 
     def make_room(self, world: World, missing: int, now: float, _coming: Item | None) -> list[Item]:
         """Also by the watermarks."""
+        if missing <= 0 and world.used <= (self._marks.high_bytes or 0):
+            return []
         target = None if missing <= 0 else max(0, world.used - missing)
         return self._planned(world, now, self._marks, target)

@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass, field
 from typing import Any, TextIO
 
 from bound import optimum
+from density import Hyperbolic, Lhd
 from items import Workload
 from ours import Ours, OursWithWatermarks
 from peers import Gdsf, Lfu, Lru, Stock
@@ -22,6 +23,8 @@ PEERS = {
     "LRU": Lru,
     "LFU": Lfu,
     "GDSF": Gdsf,
+    "Hyperbolic": Hyperbolic,
+    "LHD": Lhd,
     "S3-FIFO": S3Fifo,
     "W-TinyLFU": WTinyLfu,
 }

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from density import Hyperbolic
 from items import START, Item, Use, Workload, workload
 from peers import Lfu, Lru
 from queues import S3Fifo, WTinyLfu
@@ -43,6 +44,7 @@ _OURS: dict[str, Callable[[Workload, int], Policy]] = {
     "LFU": Lfu,
     "S3FIFO": S3Fifo,
     "WTinyLFU": AsLibcachesim,
+    "Hyperbolic": Hyperbolic,
 }
 
 

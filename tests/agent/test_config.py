@@ -96,11 +96,11 @@ def test_watermarks_follow_what_is_set(home: Path) -> None:
     """A budget in bytes needs no watermarks beside it, and a high watermark no low one."""
     disk = loaded(home).settings
     assert disk.low_bytes < disk.high_bytes < disk.budget_bytes
-    assert disk.low_bytes == pytest.approx(0.8 * 0.97 * 0.97 * disk.disk_bytes, rel=1e-6)
+    assert disk.low_bytes == pytest.approx(0.8 * 0.99 * 0.995 * disk.disk_bytes, rel=1e-6)
     small = loaded(home, {"max_bytes": "1GB"}).settings
-    assert (small.high_bytes, small.low_bytes) == (970 * 10**6, 940_900_000)
+    assert (small.high_bytes, small.low_bytes) == (990 * 10**6, 985_050_000)
     high = loaded(home, {"max_bytes": "1GB", "high_watermark": "600MB"}).settings
-    assert (high.high_bytes, high.low_bytes) == (600 * 10**6, 582 * 10**6)
+    assert (high.high_bytes, high.low_bytes) == (600 * 10**6, 597 * 10**6)
 
 
 def test_a_small_disk_keeps_less_free(home: Path) -> None:
@@ -162,7 +162,7 @@ def test_values_are_parsed(home: Path) -> None:
         ("socket", "/" + "x" * LONGEST_SOCKET, "room for"),
         ("high_watermark", "99999TB", "more than max_bytes"),
         ("high_watermark", "81%", "more than max_bytes"),
-        ("low_watermark", "78%", "above high_watermark, "),
+        ("low_watermark", "79.5%", "above high_watermark, "),
     ],
 )
 def test_a_wrong_value_is_named_with_its_origin_and_remedy(

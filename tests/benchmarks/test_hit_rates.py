@@ -13,6 +13,7 @@ from ray_envd.cache.sizes import Size, Unit
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks/hit_rates"))
 
 # Found by the line above:
+from density import Ages, Hyperbolic, Lhd
 from items import START, Item, Use, Workload, workload
 from ours import Ours, OursWithWatermarks
 from peers import Gdsf, Lfu, Lru, Stock
@@ -24,7 +25,7 @@ from workloads import GENERATORS
 ROOT = Path(__file__).resolve().parents[2]
 #: `make test` and `make test-fast` set it up; it has numpy and scipy.
 BENCH_PYTHON = ROOT / ".work/bench/bin/python"
-POLICIES = [Ours, OursWithWatermarks, Stock, Lru, Lfu, Gdsf, S3Fifo, WTinyLfu]
+POLICIES = [Ours, OursWithWatermarks, Stock, Lru, Lfu, Gdsf, Hyperbolic, Lhd, S3Fifo, WTinyLfu]
 
 
 def item(name: str, size: int, seconds: float = 1.0, **units: int) -> Item:
@@ -135,6 +136,44 @@ def test_every_policy_keeps_the_rules(policy: type[Policy]) -> None:
     assert worlds
     assert 0 < found.hits < found.requests
     assert found.evictions > 0
+
+
+def test_hyperbolic_goes_by_uses_for_each_request_since_an_item_came() -> None:
+    """Three uses of nine requests are more than one of four; three of sixty-seven are less."""
+    for requests, gone in ((2, "new"), (60, "old")):
+        old, new, third = item("old", 50), item("new", 50), item("third", 50)
+        turns = [old, old, old, *[third] * requests, new, *[third] * 4]
+        policy, world = Hyperbolic(used((old, 0, 1)), 150), World(150)
+        for each in turns:
+            if each in world.there:
+                policy.hit(each, 0)
+            else:
+                world.add(each)
+                policy.built(each, 0)
+        assert next(policy.victims(world)).name == gone
+
+
+def test_hit_density_is_hits_for_the_time_still_taken() -> None:
+    """As the paper defines it: at each age, the hits to come by the sum of the rest of all lifetimes."""
+    chance, ages = random.Random(1), Ages(40, 1.0)
+    for line in (ages.hits, ages.evictions):
+        line[:30] = [float(chance.randrange(9)) for _ in range(30)]
+    hits, events = list(ages.hits), [sum(pair) for pair in zip(ages.hits, ages.evictions, strict=True)]
+    ages.model(0.5)
+    for age in range(30):
+        later = range(age, 40)
+        taken = sum((x - age + 1) * events[x] for x in later)
+        assert ages.density[age] == pytest.approx(sum(hits[age:]) / taken)
+    assert ages.density[35] == 0
+    assert ages.hits == [n / 2 for n in hits]
+
+
+def test_lhd_learns_what_a_loop_needs() -> None:
+    """Sixty in turn where forty fit: LRU never has what is wanted, LHD learns to keep a part."""
+    items = [item(f"{n}", 10) for n in range(60)]
+    turns = used(*((items[n % 60], 10.0 * n, 10.0 * n + 1) for n in range(6000)))
+    assert replay(turns, 400, Lru).hits == 0
+    assert replay(turns, 400, Lhd).hit_rate > 0.3
 
 
 @pytest.mark.parametrize("generator", GENERATORS)
