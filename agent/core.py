@@ -10,6 +10,7 @@ from ray_envd.agent.config import Settings
 from ray_envd.agent.containers.images import Images
 from ray_envd.agent.containers.platform import Platforms
 from ray_envd.agent.containers.watch import Watch
+from ray_envd.agent.foresight import Foresight
 from ray_envd.agent.installers import Installers
 from ray_envd.agent.installers.protocol import Installer
 from ray_envd.agent.integrity.service import Integrity
@@ -44,6 +45,7 @@ class Core:
         watch: what ends containers that nobody waits for.
         logs: the jobs' set-up logs.
         installers: what prepares the fields.
+        foresight: what a new session will ask for.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Core:
         loop = asyncio.get_running_loop()
         self.images = Images(self.workshop, self._hosts, loop, max_age=settings.image_pull_policy)
         trees = Trees()
+        self.foresight = Foresight(self.workshop)
         self.installers = Installers(partial(self._make_installers, settings, trees))
         preparation = Preparation(self.workshop, self.installers)
         self.manager = Manager(self.workshop, self.references, preparation, trees, self.logs, self.metrics)
@@ -94,6 +97,7 @@ class Core:
             self._platforms,
             self._hosts,
             self.watch.attend,
+            self.foresight,
         )
 
     def _tell_each_other(self) -> None:

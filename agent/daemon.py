@@ -59,6 +59,7 @@ class Daemon:
             max_body=settings.request_max_bytes,
             serves_everybody=os.geteuid() == 0,
             on_change=self._sessions_changed,
+            on_attached=self.core.foresight.begin,
         )
         self._sessions = LocalSessions(self.manager, store, settings.python)
         prefetcher = Prefetcher(self.manager, self._sessions)

@@ -8,6 +8,7 @@ from ray_envd.agent.containers.platform import Platforms
 from ray_envd.agent.containers.policy import Policy
 from ray_envd.agent.containers.start import Starts
 from ray_envd.agent.environments import Environments
+from ray_envd.agent.foresight import Foresight
 from ray_envd.agent.installers.image import ImageInstaller
 from ray_envd.agent.installers.packages import PackagesInstaller
 from ray_envd.agent.installers.protocol import Installer
@@ -35,6 +36,7 @@ def registry(
     platforms: Platforms,
     hosts: Hosts,
     attend: Callable[[Session], Awaitable[None]],
+    foresight: Foresight,
 ) -> dict[str, Installer]:
     """Every installer by its field, in the order in which stock applies its plug-ins.
 
@@ -50,8 +52,8 @@ def registry(
     installers: list[Installer] = [
         ImageInstaller(images, platforms, Starts(hosts, _policy(settings), attend)),
         WorkingDirInstaller(packages, unpacker),
-        PackagesInstaller("uv", parse_uv, environments, layers),
-        PackagesInstaller("pip", parse_pip, environments, layers),
+        PackagesInstaller("uv", parse_uv, environments, layers, foresight),
+        PackagesInstaller("pip", parse_pip, environments, layers, foresight),
         PyModulesInstaller(packages, unpacker, environments),
         PyExecutableInstaller(),
     ]
