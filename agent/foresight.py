@@ -61,6 +61,6 @@ class Foresight:
             try:
                 await make(bench)
             except EnvError as error:
-                _log.info("not made ahead of a request: %s", error)
+                _log.info("not made ahead of a request: %s", error.code)  # its words may hold secrets
             finally:
                 bench.close()

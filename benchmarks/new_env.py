@@ -56,7 +56,7 @@ TARGETS = {
     "again_other": Target(
         most=5,
         limit="A session's first request reads pip's configuration and the interpreter's stamps, looks at the"
-        " object, and binds it on disk, in five turns of threads, while Ray still starts and takes both cores.",
+        " object and binds it on disk, in five turns of threads, while Ray still starts and takes both cores",
     ),
     "again_cluster": Target(most=50),
 }

@@ -36,7 +36,7 @@ class PackagesInstaller:
         spec = self._parse(value)
         environment = await self._environments.obtain(spec, bench)
         layer, facts = await self._layers.over(environment, bench, self.field)
-        if not environment.interpreter.image:
+        if not (environment.interpreter.image or needs_working_dir(spec)):
             self._foresight.used(bench.session, spec, partial(self._lay_out, spec))
         return Contribution(
             path=facts.path,
