@@ -14,7 +14,7 @@ from ray_envd.cache.keys import ObjectKey
 from ray_envd.cache.ledger import Ledger
 from ray_envd.cache.records import Entry
 from ray_envd.cache.text import bytes_text, seconds_text
-from ray_envd.cache.worth import worth
+from ray_envd.cache.worth import lasting, worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,8 @@ class Victim:
         """A sentence for people: the figures that decided, and which limit asks for it."""
         entry = self.entry
         uses = "once" if entry.uses == 1 else f"{entry.uses} times"
+        if entry.uses > 1 and lasting(entry, entry.last_used + self.age) < 1:
+            uses += f" within {seconds_text(entry.last_used - entry.since)}"
         fetched = f" and {bytes_text(entry.fetched_bytes)} of downloads" if entry.fetched_bytes else ""
         return (
             f"used {uses}, unused for {seconds_text(self.age)}, {seconds_text(entry.build_seconds)}{fetched}"

@@ -200,10 +200,13 @@ class Objects:
         with self.lock:
             return self._building.get(build.key) is build
 
-    def past_heat(self, key: ObjectKey, now: float) -> float:
-        """How warm an object of this key still is that was evicted; see :mod:`ray_envd.cache.past`."""
+    def past(self, key: ObjectKey, now: float) -> tuple[float, float]:
+        """How warm an object of this key still is that was evicted, and since when it was used.
+
+        See :mod:`ray_envd.cache.past`.
+        """
         with self.lock:
-            return self._past.heat(key, now)
+            return self._past.heat(key, now), self._past.since(key, now)
 
     def give_up(self, build: Build) -> None:
         """Building to absent."""
@@ -270,7 +273,7 @@ class Objects:
         """What has left takes no more space."""
         with self.lock:
             self._sharing.drop(gone)
-            self._past.note(gone.key, gone.heat, gone.last_used)
+            self._past.note(gone.key, gone.heat, gone.last_used, gone.since)
 
     # stored -> damaged -> absent
 

@@ -19,16 +19,20 @@ class Past:
 
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
-        self._heats: dict[ObjectKey, tuple[float, float]] = {}
+        self._heats: dict[ObjectKey, tuple[float, float, float]] = {}
 
-    def note(self, key: ObjectKey, heat: float, last_used: float) -> None:
-        """An object goes that had so much heat when it was last used (unix seconds)."""
+    def note(self, key: ObjectKey, heat: float, last_used: float, since: float) -> None:
+        """An object goes that had so much heat when it was last used, of uses since then (unix seconds)."""
         self._heats.pop(key, None)
-        self._heats[key] = heat, last_used
+        self._heats[key] = heat, last_used, since
         while len(self._heats) > self._most:
             del self._heats[next(iter(self._heats))]
 
     def heat(self, key: ObjectKey, now: float) -> float:
         """What is left of it; 0.0 of what was never here, or long ago."""
-        heat, last_used = self._heats.get(key, (0.0, now))
+        heat, last_used, _ = self._heats.get(key, (0.0, now, now))
         return warmed(heat, last_used, now)
+
+    def since(self, key: ObjectKey, now: float) -> float:
+        """When it was first used; ``now`` of what was never here."""
+        return self._heats.get(key, (0.0, now, now))[2]

@@ -110,6 +110,7 @@ class Entry:
         last_used: unix seconds; when it was last held, or given up by the last who had it.
         uses: how often it was held.
         heat: uses, of which older ones count less; as of ``last_used``.
+        since: unix seconds of its first use, that of an object which was evicted and built again included.
     """
 
     key: ObjectKey
@@ -118,6 +119,7 @@ class Entry:
     last_used: float
     uses: int
     heat: float = 1.0
+    since: float = 0.0
 
     @property
     def id(self) -> str:
@@ -214,6 +216,7 @@ class Object:
         "last_used",
         "links",
         "path",
+        "since",
         "uses",
     )
 
@@ -227,11 +230,13 @@ class Object:
         last_used: float,
         uses: int = 0,
         heat: float = 1.0,
+        since: float | None = None,
         holds: int = 0,
         links: dict[str, float | None] | None = None,
     ) -> None:
         self.key, self.path, self.facts, self.fingerprint = key, path, facts, fingerprint
         self.last_used, self.uses, self.heat, self.holds = last_used, uses, heat, holds
+        self.since = facts.created if since is None else since
         self.links = {} if links is None else links  # request digest -> when it expires; oldest first
         self._entry: Entry | None = None
 
@@ -256,7 +261,7 @@ class Object:
         entry, facts, uses, last_used = self._entry, self.facts, self.uses, self.last_used
         known = entry is not None and entry.uses == uses and entry.last_used == last_used
         if entry is None or not known or entry.facts is not facts:
-            entry = self._entry = Entry(self.key, self.path, facts, last_used, uses, self.heat)
+            entry = self._entry = Entry(self.key, self.path, facts, last_used, uses, self.heat, self.since)
         return entry
 
     def row(self) -> dict[str, Any]:
@@ -266,6 +271,7 @@ class Object:
             "marker": self.fingerprint,
             "uses": self.uses,
             "heat": self.heat,
+            "since": self.since,
             "last_used": self.last_used,
             "links": self.links.copy(),
         }

@@ -224,7 +224,7 @@ def _unreadable(error: Exception) -> Facts:
 def _made(
     layout: Layout, key: ObjectKey, facts: Facts, fingerprint: list[int], row: Mapping[str, Any]
 ) -> Object:
-    last_used, uses, heat, links = (row.get(name) for name in ("last_used", "uses", "heat", "links"))
+    last_used, uses, heat, since, links = map(row.get, ("last_used", "uses", "heat", "since", "links"))
     return Object(
         key,
         layout.object(key, facts.generation),
@@ -234,6 +234,7 @@ def _made(
         last_used=min(last_used, time.time()) if isinstance(last_used, int | float) else facts.created,
         uses=uses if isinstance(uses, int) else 0,
         heat=float(heat) if isinstance(heat, int | float) else 1.0,
+        since=float(since) if isinstance(since, int | float) else None,
         links={
             name: when
             for name, when in mapping(links).items()

@@ -225,6 +225,7 @@ class Store(Stored):
         """Makes it an object: its marker first, which is what counts; then the catalog, and memory."""
         key = build.key
         fingerprint = self._markers.write(key, facts)
+        heat, since = self._objects.past(key, facts.created)
         committed = Object(
             key,
             build.path,
@@ -232,7 +233,8 @@ class Store(Stored):
             fingerprint,
             last_used=facts.created,
             uses=1,
-            heat=self._objects.past_heat(key, facts.created) + 1.0,
+            heat=heat + 1.0,
+            since=since,
             holds=1,
         )
         self._write([committed])

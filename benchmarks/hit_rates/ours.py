@@ -35,7 +35,8 @@ class Ours:
         key = ObjectKey(0, item.kind, item.digest)
         facts = Facts(item.name, item.size, now, item.seconds, {}, fetched_bytes=item.fetched)
         heat = self._past.heat(key, now) + 1.0
-        made = Object(key, Path("/nowhere"), facts, [], last_used=now, uses=1, heat=heat)
+        since = self._past.since(key, now)
+        made = Object(key, Path("/nowhere"), facts, [], last_used=now, uses=1, heat=heat, since=since)
         self._objects[item], self._items[key] = made, item
         self._sharing.add(made)
         # No file on paper has links from uv's cache: all of a unit's are its holders'.
@@ -64,7 +65,7 @@ class Ours:
         for item in gone:
             former = self._objects.pop(item)
             self._sharing.drop(former)
-            self._past.note(former.key, former.heat, former.last_used)
+            self._past.note(former.key, former.heat, former.last_used, former.since)
             self._holders.subtract(unit.id for unit in item.size.units)
         return gone
 

@@ -3,9 +3,12 @@
 import math
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from catalogue import environment, package, revision, variant
 from items import DAY, HOUR, START, Item, Use, Workload, workload
+
+from ray_envd.cache.sizes import Size
 
 
 def zipf_drift(seed: int) -> Workload:
@@ -107,6 +110,14 @@ def notebooks(seed: int) -> Workload:
     return workload("notebook churn", str(notebooks.__doc__), uses)
 
 
+def notebooks_apart(seed: int) -> Workload:
+    """The same people with environments that share nothing: each version has all of its bytes for itself."""
+    whole = notebooks(seed)
+    apart = {each: replace(each, size=Size(each.size.apparent)) for each in whole.items}
+    uses = [Use(use.time, apart[use.item], use.held) for use in whole.uses]
+    return workload("notebooks apart", str(notebooks_apart.__doc__), uses)
+
+
 def tenants(seed: int) -> Workload:
     """Two weeks of four teams on one node: services, a batch at night, notebooks, and tests on each commit.
 
@@ -166,6 +177,7 @@ GENERATORS: tuple[Callable[[int], Workload], ...] = (
     serving,
     weekly_batch,
     notebooks,
+    notebooks_apart,
     tenants,
     projects,
 )

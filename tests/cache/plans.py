@@ -26,6 +26,7 @@ def entry(
     seconds: float = 1.0,
     fetched: int = 0,
     generation: int = 0,
+    since: float = -1e9,
 ) -> Entry:
     """An object whose summary is its name; ``units`` are the shared ones with their bytes."""
     shared = tuple(Unit(unit, weight, "file") for unit, weight in sorted((units or {}).items()))
@@ -41,7 +42,7 @@ def entry(
         damaged=damaged,
     )
     key = ObjectKey(0, kind, digest_of(name))
-    return Entry(key, Path("/nowhere"), facts, last_used=NOW - age, uses=3, heat=heat)
+    return Entry(key, Path("/nowhere"), facts, last_used=NOW - age, uses=3, heat=heat, since=since)
 
 
 def ledger(entries: Iterable[Entry], outside: AbstractSet[str] = frozenset()) -> Ledger:

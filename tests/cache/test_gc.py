@@ -205,6 +205,8 @@ def test_each_victim_has_its_reason() -> None:
     assert victim.frees == 10 * MB
     assert victim.worth == pytest.approx(0.25**0.7 * (12.5 + 0.08 + 0.02) / (10 * MB))
     assert "asked to come down to 12.0 MB" in _plan(old, target=12 * MB).victims[0].reason
+    burst = entry(0, 10 * MB, age=14 * DAY, heat=3.0, since=NOW - 14 * DAY - 7200)
+    assert _plan([burst], target=0).victims[0].reason.startswith("used 3 times within 2 h, unused for 14 d,")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_envd.cache.worth import HALF_LIFE, Weights, rebuild_seconds, warmed, worth
+from ray_envd.cache.worth import HALF_LIFE, SESSION, Weights, lasting, rebuild_seconds, warmed, worth
 
 NOW = 1_800_000_000.0
 MB = 10**6
@@ -16,6 +16,7 @@ class _Rated:
     last_used: float = NOW
     build_seconds: float = 10.0
     fetched_bytes: int = 0
+    since: float = 0.0
 
 
 _ages = st.floats(0, 400 * HALF_LIFE)
@@ -74,7 +75,30 @@ def test_each_figure_pulls_its_own_way(rated: _Rated, size: int, more: float) ->
 
 @given(one=_rated, other=_rated, size=st.integers(1, 10**12), later=st.floats(0, 300 * HALF_LIFE))
 def test_time_alone_does_not_change_the_order(one: _Rated, other: _Rated, size: int, later: float) -> None:
-    """While neither is used, what was worth more stays worth more, whenever the plan is made."""
+    """While neither is used, nor silent for longer than it was in use, what was worth more stays so."""
     first, second = worth(one, size, NOW), worth(other, size, NOW)
     if first > second * (1 + 1e-6):
         assert worth(one, size, NOW + later) > worth(other, size, NOW + later)
+
+
+def test_of_what_is_silent_for_longer_than_it_was_in_use_repeated_uses_count_less() -> None:
+    """Two sessions' use, silent for twice as long: a quarter of what is above one use; of one use, all."""
+    often, later = _Rated(11.0, NOW, since=NOW - SESSION), NOW + 4 * SESSION
+    forever = Weights(half_life=math.inf)
+    assert lasting(often, NOW + 2 * SESSION) == 1.0
+    assert lasting(often, later) == 0.25
+    once = worth(replace(often, heat=1.0), MB, later, forever)
+    assert math.isclose(worth(often, MB, later, forever) / once, 3.5**0.7)
+    assert once == worth(replace(often, heat=1.0), MB, NOW, forever)
+    assert lasting(replace(often, since=NOW - 3 * SESSION), later) == 1.0
+
+
+@given(rated=_rated, span=st.floats(0, 1e8), silent=st.floats(0, 1e8), more=st.floats(1.01, 100))
+def test_longer_use_and_shorter_silence_last(rated: _Rated, span: float, silent: float, more: float) -> None:
+    """Never more than heat says nor less than one use; the more uses, the longer in use, the more."""
+    rated = replace(rated, since=rated.last_used - span)
+    now = rated.last_used + silent
+    assert lasting(rated, rated.last_used + silent * more) <= lasting(rated, now) <= 1
+    assert lasting(replace(rated, since=rated.last_used - span * more), now) >= lasting(rated, now) > 0
+    assert worth(replace(rated, heat=rated.heat * more), MB, now) >= worth(rated, MB, now) > 0
+    assert worth(rated, MB, now) <= worth(replace(rated, since=0.0), MB, now)
