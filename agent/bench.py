@@ -19,6 +19,7 @@ from ray_envd.agent.sessions import Session
 from ray_envd.agent.spec import RuntimeEnvSpec
 from ray_envd.agent.workshop import Builder, Workshop
 from ray_envd.cache.keys import ObjectKey
+from ray_envd.cache.records import Link
 from ray_envd.cache.store import Entry, Store
 
 T = TypeVar("T")
@@ -119,14 +120,26 @@ class Bench:
 
     async def linked(self, request_digest: str, *, expired: bool = False) -> Entry | None:
         """The held object to which a request was resolved before; also an expired one if asked for."""
-        link = self.store.linked(request_digest, self.session.owner.uid)
-        if link is None or (not expired and link.expires is not None and link.expires < time.time()):
-            return None
-        entry = await self.workshop.hold(link.key)
-        if entry is not None:
+        link = self._link(request_digest, expired=expired)
+        entry = None if link is None else await self.workshop.hold(link.key)
+        if link is not None and entry is not None:
             self.workshop.metrics.builds.found(link.key.kind, entry.build_seconds)
             self._held.append(entry)
         return entry
+
+    def there(self, request_digest: str) -> Entry | None:
+        """As :meth:`linked`, for who hands nothing out: neither a use nor looked at. Loop-safe."""
+        link = self._link(request_digest)
+        entry = None if link is None else self.store.keep(link.key)
+        if entry is not None:
+            self._held.append(entry)
+        return entry
+
+    def _link(self, request_digest: str, *, expired: bool = False) -> Link | None:
+        link = self.store.linked(request_digest, self.session.owner.uid)
+        if link is None or (not expired and link.expires is not None and link.expires < time.time()):
+            return None
+        return link
 
     async def link(self, request_digest: str, key: ObjectKey, ttl: float | None) -> None:
         """Remembers what a request was resolved to, for so many seconds (None: for good)."""

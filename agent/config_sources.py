@@ -1,6 +1,5 @@
 """Where settings come from: flags, then ``RAY_ENVD_*`` variables, then the TOML file, then defaults."""
 
-import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -270,6 +269,8 @@ def _check_watermarks(settings: Settings, values: Mapping[str, Value]) -> None:
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    import difflib  # noqa: PLC0415 - only where something is misspelt
+
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else "`ray-envd config` lists every setting"

@@ -3,23 +3,20 @@
 import asyncio
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from ray_envd.agent.collector import Collector
 from ray_envd.agent.config import Settings
 from ray_envd.agent.containers.images import Images
 from ray_envd.agent.containers.platform import Platforms
-from ray_envd.agent.containers.policy import Policy
-from ray_envd.agent.containers.start import Starts
 from ray_envd.agent.containers.watch import Watch
-from ray_envd.agent.environments import Environments
-from ray_envd.agent.installers import registry
+from ray_envd.agent.foresight import Foresight
+from ray_envd.agent.installers import Installers
 from ray_envd.agent.installers.protocol import Installer
 from ray_envd.agent.integrity.service import Integrity
-from ray_envd.agent.layers import Layers
 from ray_envd.agent.machine import long_builds
 from ray_envd.agent.manager import Manager
 from ray_envd.agent.metrics import Metrics
-from ray_envd.agent.packages import Packages
 from ray_envd.agent.podman.host import Hosts
 from ray_envd.agent.preparation import Preparation
 from ray_envd.agent.python.interpreter import Interpreters
@@ -27,9 +24,7 @@ from ray_envd.agent.sessions import Session
 from ray_envd.agent.setup_log import SetupLogWriter
 from ray_envd.agent.slots import Slots
 from ray_envd.agent.trees import Trees
-from ray_envd.agent.unpacking import Unpacker
 from ray_envd.agent.workshop import Workshop
-from ray_envd.cache.archive import ArchiveLimits
 from ray_envd.cache.budget import Budget
 from ray_envd.cache.gc import Limits
 from ray_envd.cache.references import References
@@ -49,6 +44,8 @@ class Core:
         images: what looks after podman's.
         watch: what ends containers that nobody waits for.
         logs: the jobs' set-up logs.
+        installers: what prepares the fields.
+        foresight: what a new session will ask for.
     """
 
     def __init__(
@@ -74,7 +71,9 @@ class Core:
         loop = asyncio.get_running_loop()
         self.images = Images(self.workshop, self._hosts, loop, max_age=settings.image_pull_policy)
         trees = Trees()
-        preparation = Preparation(self.workshop, self._installers(settings, trees))
+        self.foresight = Foresight(self.workshop)
+        self.installers = Installers(partial(self._make_installers, settings, trees))
+        preparation = Preparation(self.workshop, self.installers)
         self.manager = Manager(self.workshop, self.references, preparation, trees, self.logs, self.metrics)
         self.collector = Collector(self.workshop, self.references, _limits(settings))
         runs = self.manager.attempts.runs
@@ -86,17 +85,19 @@ class Core:
         self.metrics.waits.watch_slots(slots)
         return slots
 
-    def _installers(self, settings: Settings, trees: Trees) -> dict[str, Installer]:
-        ttl = settings.resolution_ttl
-        limits = ArchiveLimits(total_bytes=settings.archive_max_bytes, ratio=int(settings.archive_max_ratio))
+    def _make_installers(self, settings: Settings, trees: Trees) -> Mapping[str, Installer]:
+        from ray_envd.agent.installers.registry import registry  # noqa: PLC0415 - see Installers
+
         return registry(
-            Packages(resolution_ttl=ttl, max_bytes=settings.archive_max_bytes),
-            Unpacker(trees, limits),
-            Environments(self.store, self._interpreters, resolution_ttl=ttl),
-            Layers(trees),
+            settings,
+            self.store,
+            trees,
+            self._interpreters,
             self.images,
             self._platforms,
-            Starts(self._hosts, _policy(settings), self.watch.attend),
+            self._hosts,
+            self.watch.attend,
+            self.foresight,
         )
 
     def _tell_each_other(self) -> None:
@@ -139,13 +140,4 @@ def _limits(settings: Settings) -> Limits:
         low_bytes=settings.low_bytes,
         kind_bytes=settings.kind_bytes,
         min_unused_seconds=settings.min_unused_age,
-    )
-
-
-def _policy(settings: Settings) -> Policy:
-    return Policy(
-        options=settings.container_options,
-        mounts=settings.container_mounts,
-        memory=settings.container_memory,
-        cpus=settings.container_cpus,
     )

@@ -59,6 +59,7 @@ class Daemon:
             max_body=settings.request_max_bytes,
             serves_everybody=os.geteuid() == 0,
             on_change=self._sessions_changed,
+            on_attached=self.core.foresight.begin,
         )
         self._sessions = LocalSessions(self.manager, store, settings.python)
         prefetcher = Prefetcher(self.manager, self._sessions)
@@ -178,12 +179,18 @@ class Daemon:
 
     # while it runs
 
-    def begin_sweep(self) -> None:
-        """Deletes what the store's recovery found to be left over, beside the work."""
+    def begin_the_rest(self) -> None:
+        """What need not be done before the daemon is ready, beside the work."""
         self._spawn(self._sweep(), "sweep")
+        if self.store.stored_bytes():  # what was asked for will be asked for again
+            self._spawn(self._load_installers(), "installers")
 
     async def _sweep(self) -> None:
+        """Deletes what the store's recovery found to be left over."""
         await asyncio.to_thread(self.store.sweep)
+
+    async def _load_installers(self) -> None:
+        await self.core.installers.all()
 
     async def _watch_loop(self) -> None:
         loop = asyncio.get_running_loop()

@@ -61,6 +61,21 @@ class Environment:
     is_new: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request, read.
+
+    Attributes:
+        digests: content digests of its local files.
+        digest: of all of it, on this interpreter: the first level of keys.
+    """
+
+    request: Request
+    platform: Platform
+    digests: Mapping[Path, str]
+    digest: str
+
+
 class Environments:
     """Obtains environments. One per daemon."""
 
@@ -80,56 +95,57 @@ class Environments:
             EnvError: it cannot be resolved or built.
         """
         field = field or spec.field
-        session = bench.session
-        platform = await self._platform(bench)
-        interpreter = platform.interpreter
-        request = await read(spec, interpreter, environment=bench.environment, owner=session.owner)
-        files = request.local_files
-        digests = await bench.thread(contents, files, session.owner) if files else {}
-        asked = digest_of("environment", session.owner.uid, request.digest(interpreter, digests))
-        known = await bench.linked(asked)
+        asked = await self._read(spec, bench)
+        known = await bench.linked(asked.digest)
         if known is not None:
-            return Environment(known, interpreter, is_new=False)
-        resolving = partial(self._resolve_and_build, field, request, platform, digests, asked)
+            return Environment(known, asked.platform.interpreter, is_new=False)
         try:
-            key, built = await bench.share(("environment", asked), resolving)
+            key, built = await bench.share(
+                ("environment", asked.digest), partial(self._resolve_and_build, field, asked)
+            )
         except NetworkError as error:
-            known = await bench.linked(asked, expired=True)
+            known = await bench.linked(asked.digest, expired=True)
             if known is None:
                 raise
             bench.reporter(field)("index not reachable, the last resolution is used", error.cause)
-            return Environment(known, interpreter, is_new=False)
+            return Environment(known, asked.platform.interpreter, is_new=False)
         entry = bench.hold(key)
         if entry is None:  # collected between its commit and now
             return await self.obtain(spec, bench, field=field)
-        return Environment(entry, interpreter, is_new=built)
+        return Environment(entry, asked.platform.interpreter, is_new=built)
 
-    async def _resolve_and_build(
-        self,
-        field: str,
-        request: Request,
-        platform: Platform,
-        digests: Mapping[Path, str],
-        asked: str,
-        bench: Bench,
-    ) -> tuple[ObjectKey, bool]:
-        owner = bench.session.owner
+    async def at_hand(self, spec: PackagesSpec, bench: Bench) -> Environment | None:
+        """The environment of a spec if it is there, held; nothing is resolved or built for it.
+
+        One of local files is not looked for: they would have to be read.
+
+        Raises:
+            EnvError: the spec means nothing on this node.
+        """
+        asked = await self._read(spec, bench, local_files=False)
+        known = None if asked.request.local_files else bench.there(asked.digest)
+        return None if known is None else Environment(known, asked.platform.interpreter, is_new=False)
+
+    async def _read(self, spec: PackagesSpec, bench: Bench, *, local_files: bool = True) -> _Asked:
+        platform, owner = await self._platform(bench), bench.session.owner
+        request = await read(spec, platform.interpreter, environment=bench.environment, owner=owner)
+        files = request.local_files if local_files else []
+        digests = await bench.thread(contents, files, owner) if files else {}
+        digest = digest_of("environment", owner.uid, request.digest(platform.interpreter, digests))
+        return _Asked(request, platform, digests, digest)
+
+    async def _resolve_and_build(self, field: str, asked: _Asked, bench: Bench) -> tuple[ObjectKey, bool]:
+        request, platform, owner = asked.request, asked.platform, bench.session.owner
         if platform.image:
             _require_seen(request, bench, field)
         around = await bench.thread(_surroundings, request, platform.interpreter, bench.environment, owner)
         async with platform.tools(owner, read=around.read, write=around.write) as run:
-            return await self._build_with(run, field, request, platform.interpreter, digests, asked, bench)
+            return await self._build_with(run, field, asked, bench)
 
     async def _build_with(
-        self,
-        run: Runner,
-        field: str,
-        request: Request,
-        interpreter: Interpreter,
-        digests: Mapping[Path, str],
-        asked: str,
-        bench: Bench,
+        self, run: Runner, field: str, asked: _Asked, bench: Bench
     ) -> tuple[ObjectKey, bool]:
+        request, interpreter = asked.request, asked.platform.interpreter
         workdir = await bench.thread(_make_workdir, self._store, bench.session.owner)
         work = self._work(field, interpreter, workdir, bench, run)
         try:
@@ -138,7 +154,7 @@ class Environments:
             work = await self._wanted_uv(request, work, venv, bench)
             fresh = not request.is_pinned
             with bench.workshop.metrics.builds.phase("python", "resolve"):
-                lock = await resolve(request, work, shadow=venv, file_digests=digests, fresh=fresh)
+                lock = await resolve(request, work, shadow=venv, file_digests=asked.digests, fresh=fresh)
             if lock.pins:
                 work.report("resolved", ", ".join(lock.named))
             key = bench.key("python", lock.digest)
@@ -151,7 +167,7 @@ class Environments:
             )
         finally:
             await asyncio.shield(bench.thread(_remove, workdir, bench.session.owner))
-        await bench.link(asked, key, None if request.is_pinned else self._ttl)
+        await bench.link(asked.digest, key, None if request.is_pinned else self._ttl)
         return key, built
 
     async def _shadow(self, interpreter: Interpreter, work: Work, bench: Bench) -> Entry:

@@ -1,11 +1,14 @@
 """gRPC: our services, health and reflection, on the gated Unix socket and, if wanted, on TCP with a token."""
 
+import asyncio
+import importlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from ray_envd.agent.grpc_timing import TimedService
 from ray_envd.agent.metrics import Metrics
@@ -21,6 +24,7 @@ _SERVICES = (
     runtime_env_pb2.DESCRIPTOR.services_by_name["RuntimeEnvService"].full_name,
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
 )
+_REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
 
 
 class GrpcServer:
@@ -56,8 +60,7 @@ class GrpcServer:
         runtime_env_pb2_grpc.add_RuntimeEnvServiceServicer_to_server(self._runtime_env, server)  # type: ignore[no-untyped-call]  # see above
         admin_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)  # type: ignore[no-untyped-call]  # see above
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server, pool=_pool())
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(), server)
         self._servers.append(server)
         return server
 
@@ -72,6 +75,18 @@ class GrpcServer:
         """Accepts no calls, lets those under way end for so many seconds, then cancels them."""
         for server in self._servers:
             await server.stop(grace)
+
+
+class _Reflection:
+    """gRPC's own reflection service, which is loaded when somebody asks it: it takes 1 MiB."""
+
+    async def ServerReflectionInfo(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802 - gRPC's name
+        """A conversation."""
+        reflection = await asyncio.to_thread(importlib.import_module, "grpc_reflection.v1alpha.reflection")
+        names = (*_SERVICES, health.SERVICE_NAME, _REFLECTION)
+        service = reflection.aio.ReflectionServicer(names, pool=_pool())
+        async for reply in service.ServerReflectionInfo(requests, context):
+            yield reply
 
 
 def _pool() -> Any:

@@ -37,10 +37,11 @@ class LinkServer:
         max_body: int,
         serves_everybody: bool,
         on_change: Callable[[], None] = lambda: None,
+        on_attached: Callable[[Session], None] = lambda _: None,
     ) -> None:
         self._path, self._manager, self._max_body = path, manager, max_body
         self._serves_everybody = serves_everybody
-        self._on_change = on_change
+        self._on_change, self._on_attached = on_change, on_attached
         # Their own threads: peers that connect and say nothing must not hold up anybody's work.
         self._listeners = ThreadPoolExecutor(max_workers=64, thread_name_prefix="hello")
         self._listener: socket.socket | None = None
@@ -106,6 +107,7 @@ class LinkServer:
             raise
         self._faces[session.id] = face
         self._on_change()
+        self._on_attached(session)
         _log.info("session %s attached: Ray %s, uid %d", session.id, session.ray_version, session.owner.uid)
         connection.setblocking(False)
         await self._answer(connection, {"ok": True, "version": __version__})

@@ -11,6 +11,7 @@ from ray_envd.agent.containers.plan import remove_plan, write_plan
 from ray_envd.agent.context import Contribution, WorkerContext, environment_script, merge, split_names
 from ray_envd.agent.errors import EnvError, Retry
 from ray_envd.agent.files import remove_private, write_private
+from ray_envd.agent.installers import Installers
 from ray_envd.agent.installers.protocol import Installer
 from ray_envd.agent.progress import Progress
 from ray_envd.agent.sessions import Session
@@ -39,9 +40,9 @@ class Prepared:
 
 
 class Preparation:
-    """Runs the installers of the registry. Their order there is the order in which contexts are merged."""
+    """Runs the installers of a runtime env's fields."""
 
-    def __init__(self, workshop: Workshop, installers: Mapping[str, Installer]) -> None:
+    def __init__(self, workshop: Workshop, installers: Installers) -> None:
         self._workshop, self._installers = workshop, installers
 
     async def run(self, session: Session, spec: RuntimeEnvSpec, progress: Progress) -> Prepared:
@@ -52,8 +53,9 @@ class Preparation:
         """
         bench = Bench(self._workshop, session, spec, progress)
         try:
-            names = [name for name in self._installers if name in spec.fields]
-            parts = await self._all_fields(names, spec, bench)
+            installers = await self._installers.all() if spec.fields else {}
+            names = [name for name in installers if name in spec.fields]
+            parts = await self._all_fields(names, installers, spec, bench)
             context = merge(
                 parts,
                 python=session.python,
@@ -78,12 +80,14 @@ class Preparation:
         await self._workshop.thread(remove_private, _script(session, env_digest), session.owner)
         await self._workshop.thread(remove_plan, session, env_digest)
 
-    async def _all_fields(self, fields: list[str], spec: RuntimeEnvSpec, bench: Bench) -> list[Contribution]:
+    async def _all_fields(
+        self, fields: list[str], installers: Mapping[str, Installer], spec: RuntimeEnvSpec, bench: Bench
+    ) -> list[Contribution]:
         """Independent fields in parallel; a field that names the working dir waits for it."""
         tasks: dict[str, asyncio.Task[Contribution]] = {}
 
         async def prepare(name: str) -> Contribution:
-            installer, value = self._installers[name], spec.fields[name]
+            installer, value = installers[name], spec.fields[name]
             needs_working_dir = installer.needs_working_dir(value)
             working_dir = tasks.get("working_dir")
             if needs_working_dir and working_dir is not None and name != "working_dir":

@@ -55,9 +55,8 @@ TARGETS = {
     "again_http": Target(most=5),
     "again_other": Target(
         most=5,
-        limit="A session's first request makes the env's layer (20 files and folders), and reads pip's "
-        "configuration and the interpreter's stamps, in six turns of threads, while Ray still starts and"
-        " takes both cores.",
+        limit="A session's first request reads pip's configuration and the interpreter's stamps, looks at the"
+        " object and binds it on disk, in five turns of threads, while Ray still starts and takes both cores",
     ),
     "again_cluster": Target(most=50),
 }

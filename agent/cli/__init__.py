@@ -4,7 +4,6 @@ A command's module is imported when it runs, so that ``--help`` and completion s
 command line of a machine without Ray, grpc or a daemon still says what is wrong.
 """
 
-import difflib
 import importlib
 import os
 import sys
@@ -62,6 +61,8 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Says what was perhaps meant."""
+        import difflib  # noqa: PLC0415 - only where something is misspelt
+
         close = difflib.get_close_matches(args[0], COMMANDS, n=1)
         if args[0] not in COMMANDS and close:
             raise click.UsageError(f"No such command {args[0]!r}. Did you mean {close[0]!r}?", ctx)

@@ -1,40 +1,35 @@
-"""The registry of installers: which field is prepared by what.
+"""What prepares the fields of a runtime env, there once it is needed.
 
-The order is the order in which stock applies its plug-ins, and so decides who wins where two set the same.
+The modules of all installers and of what they stand on are a third of ray-envd's own. A daemon loads them
+with the first runtime env that has a field for them; one whose store holds objects, right after its start.
 """
 
-from ray_envd.agent.containers.images import Images
-from ray_envd.agent.containers.platform import Platforms
-from ray_envd.agent.containers.start import Starts
-from ray_envd.agent.environments import Environments
-from ray_envd.agent.installers.image import ImageInstaller
-from ray_envd.agent.installers.packages import PackagesInstaller
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+
 from ray_envd.agent.installers.protocol import Installer
-from ray_envd.agent.installers.py_executable import PyExecutableInstaller
-from ray_envd.agent.installers.py_modules import PyModulesInstaller
-from ray_envd.agent.installers.working_dir import WorkingDirInstaller
-from ray_envd.agent.layers import Layers
-from ray_envd.agent.packages import Packages
-from ray_envd.agent.python.spec import parse_pip, parse_uv
-from ray_envd.agent.unpacking import Unpacker
 
 
-def registry(
-    packages: Packages,
-    unpacker: Unpacker,
-    environments: Environments,
-    layers: Layers,
-    images: Images,
-    platforms: Platforms,
-    starts: Starts,
-) -> dict[str, Installer]:
-    """Every installer by its field."""
-    installers: list[Installer] = [
-        ImageInstaller(images, platforms, starts),
-        WorkingDirInstaller(packages, unpacker),
-        PackagesInstaller("uv", parse_uv, environments, layers),
-        PackagesInstaller("pip", parse_pip, environments, layers),
-        PyModulesInstaller(packages, unpacker, environments),
-        PyExecutableInstaller(),
-    ]
-    return {installer.field: installer for installer in installers}
+class Installers:
+    """Every installer by its field, made once. Their order is that in which contexts are merged."""
+
+    def __init__(self, make: Callable[[], Mapping[str, Installer]]) -> None:
+        """Nothing is made yet.
+
+        Args:
+            make: makes them all; called in a thread, since it loads modules.
+        """
+        self._make = make
+        self._making = threading.Lock()
+        self._made: Mapping[str, Installer] | None = None
+
+    async def all(self) -> Mapping[str, Installer]:
+        """The installers; the first call takes tens of milliseconds, which hold up nobody else."""
+        return self._made if self._made is not None else await asyncio.to_thread(self._once)
+
+    def _once(self) -> Mapping[str, Installer]:
+        with self._making:
+            if self._made is None:
+                self._made = self._make()
+            return self._made

@@ -10,6 +10,7 @@ from typing import Any
 from ray_envd.agent.bench import Bench
 from ray_envd.agent.context import Contribution
 from ray_envd.agent.guard import Guard
+from ray_envd.agent.installers import Installers
 from ray_envd.agent.manager import Ask, Manager
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.preparation import Preparation
@@ -70,7 +71,7 @@ class World:
         self.workshop = Workshop(self.store, self.budget, self.metrics, Slots(2, 2))
         self.workshop.guard = Guard(self.store, good_for=3600)
         self.trees = Trees()
-        preparation = Preparation(self.workshop, {"pip": self.installer})
+        preparation = Preparation(self.workshop, Installers(lambda: {"pip": self.installer}))
         self.manager = Manager(
             self.workshop, self.references, preparation, self.trees, self.logs, self.metrics
         )

@@ -23,6 +23,7 @@ from ray_envd.agent.containers.images import Image, Images
 from ray_envd.agent.context import Contribution
 from ray_envd.agent.envs import ReadyEnv
 from ray_envd.agent.guard import Guard
+from ray_envd.agent.installers import Installers
 from ray_envd.agent.integrity.service import Integrity
 from ray_envd.agent.manager import Ask, Manager
 from ray_envd.agent.metrics import Metrics
@@ -86,7 +87,7 @@ class ImageNode:
             self.workshop, Hosts(str(folder / "store")), loop, max_age=limits.pop("max_age", float("inf"))
         )
         self.installer = ImageOnly(self.images)
-        preparation = Preparation(self.workshop, {"image": self.installer})
+        preparation = Preparation(self.workshop, Installers(lambda: {"image": self.installer}))
         self.manager = Manager(self.workshop, self.references, preparation, self._trees, self._logs, metrics)
         chosen = {
             "high_bytes": None,

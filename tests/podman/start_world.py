@@ -26,6 +26,8 @@ from ray_envd.agent.containers.start import Starts
 from ray_envd.agent.containers.watch import Watch
 from ray_envd.agent.context import Contribution
 from ray_envd.agent.image_spec import ImageSpec
+from ray_envd.agent.installers import Installers
+from ray_envd.agent.installers.protocol import Installer
 from ray_envd.agent.metrics import Metrics
 from ray_envd.agent.podman.host import Hosts
 from ray_envd.agent.preparation import Preparation
@@ -109,7 +111,8 @@ class StartWorld:
         self.worker.write_text(_WORKER)
         self.watch = Watch(lambda: {self.session.id: self.session})
         self.lines: list[str] = []
-        self._preparation = Preparation(self.workshop, {"image": self._image(policy), "working_dir": Place()})
+        installers: dict[str, Installer] = {"image": self._image(policy), "working_dir": Place()}
+        self._preparation = Preparation(self.workshop, Installers(lambda: installers))
 
     def stand_for(self, pid: int) -> None:
         """Has this process be the raylet."""
