@@ -1,7 +1,6 @@
 """Where settings come from: flags, then ``RAY_ENVD_*`` variables, then the TOML file, then defaults."""
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +128,7 @@ def _usual_file(environ: Mapping[str, str], *, root: bool) -> Path:
 def _read_file(named: str | None, usual: Path) -> tuple[Path | None, dict[str, Value]]:
     path = Path(named).expanduser().absolute() if named else usual
     try:
-        document = tomllib.loads(path.read_text())
+        document = _document(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         if not named:
             return None, {}
@@ -140,11 +139,17 @@ def _read_file(named: str | None, usual: Path) -> tuple[Path | None, dict[str, V
         raise ConfigError(
             f"the config file {path} cannot be read: {error.strerror}", "make it readable"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # the parser's, or what is not UTF-8
         raise ConfigError(
             f"the config file {path} is not TOML: {error}", 'write lines such as store = "/data"'
         ) from None
     return path, {key: _from_file(path, key, value) for key, value in document.items()}
+
+
+def _document(text: str) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 - most daemons have no file
+
+    return tomllib.loads(text)
 
 
 def _from_file(path: Path, key: str, value: Any) -> Value:

@@ -18,7 +18,6 @@ runtime env is written as Ray sends it to a node: no driver has read requirement
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -108,6 +107,8 @@ def stamp(path: Path) -> tuple[int, ...]:
 
 
 def _document(path: Path) -> Mapping[str, Any]:
+    import tomllib  # noqa: PLC0415 - most daemons have no warm file
+
     try:
         with path.open("rb") as file:
             about, content = os.fstat(file.fileno()), file.read(_LARGEST + 1)
