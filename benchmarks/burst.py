@@ -15,12 +15,12 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 
 # Found by the line above:
-from drivers import Driver  # noqa: E402
-from figures import Figures, Series, Target  # noqa: E402
-from processes import NodeError, wait_until  # noqa: E402
-from script import RAY, circumstances, console, installations, parser, run, temporary  # noqa: E402
-from sides import Sides  # noqa: E402
-from wheels import small_wheel  # noqa: E402
+from drivers import Driver
+from figures import Figures, Series, Target
+from processes import NodeError, wait_until
+from script import RAY, circumstances, console, installations, parser, run, temporary
+from sides import Sides
+from wheels import small_wheel
 
 SERIES = {
     "few": Series("so many as stock is given: ray-envd, until the last result", "s"),

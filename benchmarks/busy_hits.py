@@ -24,19 +24,19 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools"), str(HERE.parent / "tests")]
 
 # Found by the line above:
-from agents import Agent  # noqa: E402
-from daemons import Daemon  # noqa: E402
-from figures import Figures, Series, Target  # noqa: E402
-from helpers import make_wheel  # noqa: E402
-from load import load  # noqa: E402
-from processes import NodeError, wait_until  # noqa: E402
-from script import circumstances, console, installations, parser, run, temporary  # noqa: E402
-from sides import Sides  # noqa: E402
+from agents import Agent
+from daemons import Daemon
+from figures import Figures, Series, Target
+from helpers import make_wheel
+from load import load
+from processes import NodeError, wait_until
+from script import circumstances, console, installations, parser, run, temporary
+from sides import Sides
 
-from ray_envd.agent.client import Client  # noqa: E402
-from ray_envd.cache.keys import ObjectKey, digest_of  # noqa: E402
-from ray_envd.cache.owner import Owner  # noqa: E402
-from ray_envd.cache.store import Store  # noqa: E402
+from ray_envd.agent.client import Client
+from ray_envd.cache.keys import ObjectKey, digest_of
+from ray_envd.cache.owner import Owner
+from ray_envd.cache.store import Store
 
 BUILDS = 8
 _OBJECT_BYTES, _FILES = 100 << 20, 100  # of an object that is there to be collected

@@ -22,19 +22,19 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 
 # Found by the line above:
-import small_image  # noqa: E402
-from daemons import Daemon  # noqa: E402
-from drivers import Driver  # noqa: E402
-from figures import Figures, Series, Target  # noqa: E402
-from podman_world import PodmanWorld  # noqa: E402
-from processes import NodeError, end_marked  # noqa: E402
-from rays import RayNode, install_ray  # noqa: E402
-from registries import Registry  # noqa: E402
-from script import RAY, circumstances, console, installations, parser, run, temporary  # noqa: E402
-from users import User  # noqa: E402
+import small_image
+from daemons import Daemon
+from drivers import Driver
+from figures import Figures, Series, Target
+from podman_world import PodmanWorld
+from processes import NodeError, end_marked
+from rays import RayNode, install_ray
+from registries import Registry
+from script import RAY, circumstances, console, installations, parser, run, temporary
+from users import User
 
-from ray_envd.agent.podman.host import Hosts, PodmanHost  # noqa: E402
-from ray_envd.cache.owner import Owner  # noqa: E402
+from ray_envd.agent.podman.host import Hosts, PodmanHost
+from ray_envd.cache.owner import Owner
 
 IMAGE = f"localhost/{small_image.NAME}:latest"
 SERIES = {

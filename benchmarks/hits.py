@@ -21,18 +21,18 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 
 # Found by the line above:
-import grpc  # noqa: E402
-from agents import Agent, create_request  # noqa: E402
-from bare_grpc import METHOD, SERVICE  # noqa: E402
-from figures import Figures, Series, Target  # noqa: E402
-from load import load  # noqa: E402
-from processes import NodeError  # noqa: E402
-from script import circumstances, console, installations, parser, run, temporary  # noqa: E402
-from sides import Sides, pip_env  # noqa: E402
+import grpc
+from agents import Agent, create_request
+from bare_grpc import METHOD, SERVICE
+from figures import Figures, Series, Target
+from load import load
+from processes import NodeError
+from script import circumstances, console, installations, parser, run, temporary
+from sides import Sides, pip_env
 
-from ray_envd.agent.client import Client, Created  # noqa: E402
-from ray_envd.agent.pb import runtime_env_pb2 as pb  # noqa: E402
-from ray_envd.agent.pb import runtime_env_pb2_grpc as services  # noqa: E402
+from ray_envd.agent.client import Client, Created
+from ray_envd.agent.pb import runtime_env_pb2 as pb
+from ray_envd.agent.pb import runtime_env_pb2_grpc as services
 
 CLIENTS = (1, 10)
 SIDES = {

@@ -18,29 +18,29 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools"), str(HERE.parent / "tests")]
 
 # Found by the line above:
-import small_image  # noqa: E402
-from figures import Figures, Series  # noqa: E402
-from helpers import make_wheel  # noqa: E402
-from podman_world import PodmanWorld  # noqa: E402
-from processes import NodeError  # noqa: E402
-from script import circumstances, console, parser, run, temporary  # noqa: E402
+import small_image
+from figures import Figures, Series
+from helpers import make_wheel
+from podman_world import PodmanWorld
+from processes import NodeError
+from script import circumstances, console, parser, run, temporary
 
-from ray_envd.agent.bench import Bench  # noqa: E402
-from ray_envd.agent.containers.images import Images  # noqa: E402
-from ray_envd.agent.containers.platform import Platforms  # noqa: E402
-from ray_envd.agent.environments import Environments  # noqa: E402
-from ray_envd.agent.metrics import Metrics  # noqa: E402
-from ray_envd.agent.podman.host import Hosts, PodmanHost  # noqa: E402
-from ray_envd.agent.progress import Progress  # noqa: E402
-from ray_envd.agent.python.interpreter import Interpreters  # noqa: E402
-from ray_envd.agent.python.spec import parse_pip  # noqa: E402
-from ray_envd.agent.sessions import Session  # noqa: E402
-from ray_envd.agent.slots import Slots  # noqa: E402
-from ray_envd.agent.spec import parse  # noqa: E402
-from ray_envd.agent.workshop import Workshop  # noqa: E402
-from ray_envd.cache.budget import Budget  # noqa: E402
-from ray_envd.cache.owner import Owner  # noqa: E402
-from ray_envd.cache.store import Store  # noqa: E402
+from ray_envd.agent.bench import Bench
+from ray_envd.agent.containers.images import Images
+from ray_envd.agent.containers.platform import Platforms
+from ray_envd.agent.environments import Environments
+from ray_envd.agent.metrics import Metrics
+from ray_envd.agent.podman.host import Hosts, PodmanHost
+from ray_envd.agent.progress import Progress
+from ray_envd.agent.python.interpreter import Interpreters
+from ray_envd.agent.python.spec import parse_pip
+from ray_envd.agent.sessions import Session
+from ray_envd.agent.slots import Slots
+from ray_envd.agent.spec import parse
+from ray_envd.agent.workshop import Workshop
+from ray_envd.cache.budget import Budget
+from ray_envd.cache.owner import Owner
+from ray_envd.cache.store import Store
 
 SERIES = {
     "bare": Series("a bare container: podman run --rm IMAGE python -c pass"),

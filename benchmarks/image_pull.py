@@ -22,25 +22,25 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 
 # Found by the line above:
-from figures import Figures, Series, Target  # noqa: E402
-from oci import OciImage, write_layer  # noqa: E402
-from podman_world import PodmanWorld  # noqa: E402
-from processes import NodeError  # noqa: E402
-from registries import Registry  # noqa: E402
-from script import circumstances, console, parser, run, temporary  # noqa: E402
+from figures import Figures, Series, Target
+from oci import OciImage, write_layer
+from podman_world import PodmanWorld
+from processes import NodeError
+from registries import Registry
+from script import circumstances, console, parser, run, temporary
 
-from ray_envd.agent.bench import Bench  # noqa: E402
-from ray_envd.agent.containers.images import Image, Images  # noqa: E402
-from ray_envd.agent.metrics import Metrics  # noqa: E402
-from ray_envd.agent.podman.host import Hosts  # noqa: E402
-from ray_envd.agent.progress import Progress  # noqa: E402
-from ray_envd.agent.sessions import Session  # noqa: E402
-from ray_envd.agent.slots import Slots  # noqa: E402
-from ray_envd.agent.spec import parse  # noqa: E402
-from ray_envd.agent.workshop import Workshop  # noqa: E402
-from ray_envd.cache.budget import Budget  # noqa: E402
-from ray_envd.cache.owner import Owner  # noqa: E402
-from ray_envd.cache.store import Store  # noqa: E402
+from ray_envd.agent.bench import Bench
+from ray_envd.agent.containers.images import Image, Images
+from ray_envd.agent.metrics import Metrics
+from ray_envd.agent.podman.host import Hosts
+from ray_envd.agent.progress import Progress
+from ray_envd.agent.sessions import Session
+from ray_envd.agent.slots import Slots
+from ray_envd.agent.spec import parse
+from ray_envd.agent.workshop import Workshop
+from ray_envd.cache.budget import Budget
+from ray_envd.cache.owner import Owner
+from ray_envd.cache.store import Store
 
 SERIES = {
     "podman": Series("podman pull alone"),

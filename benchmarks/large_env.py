@@ -16,14 +16,14 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 
 # Found by the line above:
-from daemons import Daemon  # noqa: E402
-from figures import Figures, Series, Target  # noqa: E402
-from rays import install_ray  # noqa: E402
-from script import RAY, circumstances, console, installations, parser, run  # noqa: E402
-from stores import PACKAGES, Envs, clone_wheels, disk_bytes, fetch, folder_bytes  # noqa: E402
-from uv_alone import UvAlone  # noqa: E402
+from daemons import Daemon
+from figures import Figures, Series, Target
+from rays import install_ray
+from script import RAY, circumstances, console, installations, parser, run
+from stores import PACKAGES, Envs, clone_wheels, disk_bytes, fetch, folder_bytes
+from uv_alone import UvAlone
 
-from ray_envd.cache.sizes import weigh  # noqa: E402
+from ray_envd.cache.sizes import weigh
 
 MORE = "cowsay==6.1"
 _MIB = 2.0**20

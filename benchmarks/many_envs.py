@@ -15,15 +15,15 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 
 # Found by the line above:
-from daemons import Daemon  # noqa: E402
-from figures import Figures, Series, Target  # noqa: E402
-from processes import NodeError  # noqa: E402
-from rays import install_ray  # noqa: E402
-from script import RAY, circumstances, console, installations, parser, run  # noqa: E402
-from stores import PACKAGES, Envs, disk_bytes, fetch, folder_bytes  # noqa: E402
-from wheels import small_wheel  # noqa: E402
+from daemons import Daemon
+from figures import Figures, Series, Target
+from processes import NodeError
+from rays import install_ray
+from script import RAY, circumstances, console, installations, parser, run
+from stores import PACKAGES, Envs, disk_bytes, fetch, folder_bytes
+from wheels import small_wheel
 
-from ray_envd.agent.client import Client  # noqa: E402
+from ray_envd.agent.client import Client
 
 _MIB = 2.0**20
 SERIES = {

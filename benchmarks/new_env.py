@@ -14,14 +14,14 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 
 # Found by the line above:
-from agents import Agent  # noqa: E402
-from figures import Figures, Series, Target  # noqa: E402
-from processes import NodeError  # noqa: E402
-from script import RAY, circumstances, console, installations, parser, run, temporary  # noqa: E402
-from sides import Sides, pip_env  # noqa: E402
-from uv_alone import UvAlone  # noqa: E402
+from agents import Agent
+from figures import Figures, Series, Target
+from processes import NodeError
+from script import RAY, circumstances, console, installations, parser, run, temporary
+from sides import Sides, pip_env
+from uv_alone import UvAlone
 
-from ray_envd.agent.client import Client, Created  # noqa: E402
+from ray_envd.agent.client import Client, Created
 
 SERIES = {
     "new": Series("new env: ray-envd, the daemon's time"),

@@ -20,10 +20,10 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 
 # Found by the line above:
-from page import markdown  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: E402
-from runs import Benchmark, Outcome, benchmarks, merged, run  # noqa: E402
+from page import markdown
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from runs import Benchmark, Outcome, benchmarks, merged, run
 
 #: With matplotlib in it; `make bench` sets it up.
 CHARTS_PYTHON = HERE.parent / ".work" / "bench" / "bin" / "python"

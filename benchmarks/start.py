@@ -22,21 +22,21 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 
 # Found by the line above:
-from daemons import Daemon  # noqa: E402
-from figures import Figures, Series, Target  # noqa: E402
-from hellos import attached  # noqa: E402
-from installed import install  # noqa: E402
-from large_store import LargeStore, make_large_store  # noqa: E402
-from link_starts import Links  # noqa: E402
-from load import load  # noqa: E402
-from memory import memory_of  # noqa: E402
-from processes import NodeError, marked, wait_until  # noqa: E402
-from rays import RayNode, link_pids  # noqa: E402
-from script import circumstances, console, installations, parser, run, temporary  # noqa: E402
-from sides import Sides  # noqa: E402
+from daemons import Daemon
+from figures import Figures, Series, Target
+from hellos import attached
+from installed import install
+from large_store import LargeStore, make_large_store
+from link_starts import Links
+from load import load
+from memory import memory_of
+from processes import NodeError, marked, wait_until
+from rays import RayNode, link_pids
+from script import circumstances, console, installations, parser, run, temporary
+from sides import Sides
 
-from ray_envd.agent.client import Client  # noqa: E402
-from ray_envd.agent.pb import runtime_env_pb2 as pb  # noqa: E402
+from ray_envd.agent.client import Client
+from ray_envd.agent.pb import runtime_env_pb2 as pb
 
 SERIES = {
     "first": Series("process start to READY=1: the first ever, no store"),

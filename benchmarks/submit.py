@@ -15,11 +15,11 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 
 # Found by the line above:
-from drivers import Driver  # noqa: E402
-from figures import Figures, Series, Target  # noqa: E402
-from processes import NodeError  # noqa: E402
-from script import RAY, circumstances, console, installations, parser, run, temporary  # noqa: E402
-from sides import Sides, pip_env  # noqa: E402
+from drivers import Driver
+from figures import Figures, Series, Target
+from processes import NodeError
+from script import RAY, circumstances, console, installations, parser, run, temporary
+from sides import Sides, pip_env
 
 SERIES = {
     "new": Series("a task in a new pip env: ray-envd, submit to result"),

@@ -24,16 +24,16 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "support"), str(HERE.parent / "tools")]
 
 # Found by the line above:
-from agents import Agent  # noqa: E402
-from figures import Figures, Series, Target  # noqa: E402
-from own_disk import ext4  # noqa: E402
-from processes import NodeError, wait_until  # noqa: E402
-from rays import ROOT, RayNode  # noqa: E402
-from script import circumstances, console, installations, parser, run, temporary  # noqa: E402
-from sides import Sides  # noqa: E402
-from uploads import Uploads, object_store  # noqa: E402
+from agents import Agent
+from figures import Figures, Series, Target
+from own_disk import ext4
+from processes import NodeError, wait_until
+from rays import ROOT, RayNode
+from script import circumstances, console, installations, parser, run, temporary
+from sides import Sides
+from uploads import Uploads, object_store
 
-from ray_envd.agent.client import Client, ClientError, Object  # noqa: E402
+from ray_envd.agent.client import Client, ClientError, Object
 
 CASES = {
     "small_gcs": "many small files from the GCS",

@@ -11,12 +11,12 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 
 # Found by the line above:
-from figures import machine  # noqa: E402
-from recorded import read_trace  # noqa: E402
-from report import charts, markdown, write_json  # noqa: E402
-from study import FRACTIONS, study  # noqa: E402
-from validate import validate  # noqa: E402
-from workloads import generated  # noqa: E402
+from figures import machine
+from recorded import read_trace
+from report import charts, markdown, write_json
+from study import FRACTIONS, study
+from validate import validate
+from workloads import generated
 
 
 def _arguments() -> argparse.Namespace:
