@@ -62,6 +62,10 @@ class BuildMetrics:
         self.damaged = Counter(
             "ray_envd_damaged", "Objects found damaged and taken out of service.", ["kind"], registry=registry
         )
+        self._begin_series()
+
+    def _begin_series(self) -> None:
+        """Has what is counted seldom be there from the start, as 0."""
         for kind in OBJECT_KINDS:
             self.damaged.labels(kind)
             for outcome in ("built", "failed", "cancelled"):

@@ -1,6 +1,7 @@
 """Collection: a plan carried out, object by object, while everything else goes on."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ray_envd.cache.errors import InUseError, NotFoundError
@@ -62,8 +63,16 @@ def collect(
     )
     if dry_run:
         return Collected(planned.victims, planned.freed, planned.remaining)
+    gone, freed = _remove_all(store, references, planned.victims)
+    return Collected(gone, freed, store.stored_bytes() + uv_cache_bytes)
+
+
+def _remove_all(
+    store: Store, references: References, victims: Iterable[Victim]
+) -> tuple[tuple[Victim, ...], int]:
+    """Removes what still may go; returns what has gone, and the bytes that this freed."""
     gone, freed = [], 0
-    for victim in planned.victims:
+    for victim in victims:
         key = victim.entry.key
         try:
             freed += remove(store, references, victim.entry)
@@ -73,7 +82,7 @@ def collect(
             _log.warning("%s of uid %d could not be deleted: %s", key.id, key.owner, error)
         else:
             gone.append(victim)
-    return Collected(tuple(gone), freed, store.stored_bytes() + uv_cache_bytes)
+    return tuple(gone), freed
 
 
 def remove(store: Store, references: References, entry: Entry) -> int:

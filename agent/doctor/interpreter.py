@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ray_envd.agent.attach import AttachError, status
+from ray_envd.agent.attach import AttachError, Status, status
 from ray_envd.agent.config import link_socket
 from ray_envd.agent.doctor.finding import Finding, fail, ok, warn
 
@@ -24,6 +24,11 @@ def ray(python: Path, socket: Path, *, asked_for: bool, daemon_answers: bool) ->
         return level(
             check, error.message, error.remedy if asked_for else "name Ray's interpreter with --python"
         )
+    return _standing(check, found, python, link_socket(socket), daemon_answers=daemon_answers)
+
+
+def _standing(check: str, found: Status, python: Path, expected: Path, *, daemon_answers: bool) -> Finding:
+    """How a Ray stands that is there; ``expected`` is the links' socket according to the settings."""
     ray_version = f"Ray {found.ray_version}"
     if not found.known:
         return warn(
@@ -40,7 +45,6 @@ def ray(python: Path, socket: Path, *, asked_for: bool, daemon_answers: bool) ->
             f"{ray_version} {state}",
             attach if found.stock_kept or not found.attached else found.advice,
         )
-    expected = link_socket(socket)
     if found.socket is not None and found.socket != expected:
         return warn(
             check,
