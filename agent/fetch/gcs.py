@@ -115,7 +115,7 @@ async def _ask(
     finally:
         await asyncio.shield(asyncio.to_thread(channel.close))
     if len(reply) > _LARGE:
-        await asyncio.to_thread(_give_back)
+        loop.run_in_executor(None, _give_back)
     return reply
 
 
