@@ -1,6 +1,7 @@
 """The socket on which links say hello; each connection is a session for as long as it stays open."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -24,6 +25,10 @@ _log = logging.getLogger(__name__)
 #: namespace). One whose raylet is known to be dead ends at once, one whose raylet lives is waited for.
 _RETURN_SECONDS = 60.0
 _PAUSE = 0.2  # seconds
+#: The kernel keeps a raylet's connection to itself until it says something, or for so long: its request,
+#: which comes a moment later, is there when it is accepted, and the loop is woken once for both. What is not
+#: accepted when a daemon ends stays for the next one, since the link holds the port.
+_SILENT_SECONDS = 1
 
 
 class LinkServer:
@@ -100,6 +105,8 @@ class LinkServer:
         try:
             await self._manager.uses.start(session)
             face = HttpServer(RayletFace(session, self._manager), max_body=self._max_body)
+            with contextlib.suppress(OSError):  # not TCP's
+                hello.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _SILENT_SECONDS)
             face.start(hello.listener)
         except BaseException:
             if self.sessions.get(session.id) is session:
