@@ -32,6 +32,7 @@ from load import load
 from processes import NodeError, wait_until
 from script import circumstances, console, installations, parser, run, temporary
 from sides import Sides
+from stores import evict, seal_seconds
 
 from ray_envd.agent.client import Client
 from ray_envd.cache.keys import ObjectKey, digest_of
@@ -151,6 +152,7 @@ class Bench:
             self.agents = {"": self.sides.attached(), "_stock": Agent(self.sides.stock)}
             for agent in self.agents.values():
                 agent.create(self.env)
+            wait_until(lambda: seal_seconds(self.sides.daemon) > 0, 60, "the seal of the environment")
             yield
 
     def _hits(self, side: str, requests: int) -> list[float]:
@@ -163,7 +165,8 @@ class Bench:
         SERIES[f"p99_{name}"].add(statistics.quantiles(took, n=100)[98] / 1000)
 
     def idle(self, requests: int) -> None:
-        """Both sides, one after the other, with nothing else to do."""
+        """Both sides, one after the other, with nothing else to do: what was built would be sealed now."""
+        evict(self.sides.daemon, 60, but="ready")
         for side in self.agents:
             self._add(f"idle{side}", self._hits(side, requests))
 
@@ -212,6 +215,8 @@ def _put(store: Store, number: int) -> None:
         with (build.path / f"file-{each}").open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, _OBJECT_BYTES // _FILES)
     entry = store.commit(build, summary="to be collected", build_seconds=0.1, details={})
+    # As if it had been there for a while: else the daemon would read all of it, to seal it.
+    store.seal(entry.key, entry.generation, units=None, stamped=())
     store.unhold(entry.key, entry.generation)
 
 

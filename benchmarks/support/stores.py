@@ -60,25 +60,31 @@ class Envs:
 
     def next_seal(self) -> float:
         """Seconds that the next seal of an environment takes, by the daemon's own words; waits for it."""
-        before = self._seal_seconds()
-        wait_until(lambda: self._seal_seconds() > before, 120, "a seal", every=0.2)
-        return self._seal_seconds() - before
-
-    def _seal_seconds(self) -> float:
-        with urllib.request.urlopen(f"{self.daemon.http}/metrics") as reply:
-            return sum(map(float, _SEALS.findall(reply.read().decode())))
+        before = seal_seconds(self.daemon)
+        wait_until(lambda: seal_seconds(self.daemon) > before, 120, "a seal", every=0.2)
+        return seal_seconds(self.daemon) - before
 
     def evict(self) -> None:
         """Removes all environments; their interpreter's metadata and uv's cache stay."""
         evict(self.daemon, 30)
 
 
-def evict(daemon: Daemon, within: float) -> None:
-    """Removes a daemon's environments, in so many seconds; what else it has, uv's cache for one, stays."""
+def seal_seconds(daemon: Daemon) -> float:
+    """Seconds that a daemon has sealed environments since its start, by its own words."""
+    with urllib.request.urlopen(f"{daemon.http}/metrics") as reply:
+        return sum(map(float, _SEALS.findall(reply.read().decode())))
+
+
+def evict(daemon: Daemon, within: float, *, but: str = "") -> None:
+    """Removes a daemon's environments, in so many seconds; what else it has, uv's cache for one, stays.
+
+    So does the environment whose summary begins with ``but``.
+    """
     with Client(daemon.socket) as client:
 
         def gone() -> bool:
             left = [each for each in client.list().objects if each.kind == "python"]
+            left = [each for each in left if not (but and each.summary.startswith(but))]
             for each in left:
                 # A session or a worker that has just ended still holds it for a moment.
                 with contextlib.suppress(ClientError):
