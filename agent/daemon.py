@@ -118,6 +118,8 @@ class Daemon:
         await self._gate.start()
         await self._start_http()
         await self._start_tcp()
+        if self.store.stored_bytes():  # what was asked for will be asked for again, and at once
+            await self.core.installers.all()
         recorded = {record.session_id: record.facts for record in self.core.references.sessions()}
         await self._end_local_sessions(recorded)
         await self.links.start()
@@ -179,18 +181,12 @@ class Daemon:
 
     # while it runs
 
-    def begin_the_rest(self) -> None:
-        """What need not be done before the daemon is ready, beside the work."""
+    def begin_sweep(self) -> None:
+        """Deletes what the store's recovery found to be left over, beside the work."""
         self._spawn(self._sweep(), "sweep")
-        if self.store.stored_bytes():  # what was asked for will be asked for again
-            self._spawn(self._load_installers(), "installers")
 
     async def _sweep(self) -> None:
-        """Deletes what the store's recovery found to be left over."""
         await asyncio.to_thread(self.store.sweep)
-
-    async def _load_installers(self) -> None:
-        await self.core.installers.all()
 
     async def _watch_loop(self) -> None:
         loop = asyncio.get_running_loop()

@@ -73,7 +73,7 @@ async def _run(settings: Settings, wanted: Wanted) -> int:
         gc.enable()
         notify.ready()
         _log.info("ready: store %s, socket %s", settings.store, settings.socket)
-        daemon.begin_the_rest()
+        daemon.begin_sweep()
         await daemon.stopping.wait()
         await daemon.stop()
     _log.info("stopped")

@@ -1,7 +1,7 @@
 """What prepares the fields of a runtime env, there once it is needed.
 
 The modules of all installers and of what they stand on are a third of ray-envd's own. A daemon loads them
-with the first runtime env that has a field for them; one whose store holds objects, right after its start.
+with the first runtime env that has a field for them; one whose store holds objects, before it is ready.
 """
 
 import asyncio
