@@ -111,6 +111,11 @@ class Daemon:
 
     async def start(self, wanted: Wanted) -> None:
         """Listens everywhere and begins to warm; the store is open and recovered already."""
+        if self.store.stored_bytes():  # what was asked for will be asked for again, and at once
+            await self.core.installers.all()
+        # Before anybody can open another:
+        recorded = {record.session_id: record.facts for record in self.core.references.sessions()}
+        await self._end_local_sessions(recorded)
         self._inner.parent.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(_remove_stale, self.settings.socket)
         self._inner.mkdir(mode=0o700)
@@ -118,10 +123,6 @@ class Daemon:
         await self._gate.start()
         await self._start_http()
         await self._start_tcp()
-        if self.store.stored_bytes():  # what was asked for will be asked for again, and at once
-            await self.core.installers.all()
-        recorded = {record.session_id: record.facts for record in self.core.references.sessions()}
-        await self._end_local_sessions(recorded)
         await self.links.start()
         self._spawn(self.links.end_lost_sessions(recorded), "end lost sessions")
         self.core.watch.recover(recorded)
