@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_envd.agent import link
 from ray_envd.agent.config import TABLE
+from ray_envd.agent.link.hello import SYSTEM_SOCKET
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM = ROOT / "systemd" / "ray-envd.service"
@@ -69,7 +69,7 @@ def test_links_find_the_system_daemon() -> None:
     unit = read(SYSTEM)
     argv = words(unit)
     socket = argv[argv.index("--socket") + 1]
-    assert socket + ".link" == link.SYSTEM_SOCKET
+    assert socket + ".link" == SYSTEM_SOCKET
     assert Path(socket).parent == Path("/run") / unit["RuntimeDirectory"][0]
     assert unit["RuntimeDirectoryMode"] == ["0755"]
     store = argv[argv.index("--store") + 1]
