@@ -45,6 +45,9 @@ _IMAGE_DIGITS = 12  # as podman shows them
 #: interpreter that it leads to. That of an image is in the image, which does not change.
 _CONFIGURATION, _INTERPRETER = "venv/pyvenv.cfg", "venv/bin/python"
 
+#: On the host everything is there already.
+_NOTHING = Surroundings((), ())
+
 
 @dataclass(frozen=True, slots=True)
 class Environment:
@@ -136,9 +139,12 @@ class Environments:
 
     async def _resolve_and_build(self, field: str, asked: _Asked, bench: Bench) -> tuple[ObjectKey, bool]:
         request, platform, owner = asked.request, asked.platform, bench.session.owner
+        around = _NOTHING
         if platform.image:
             _require_seen(request, bench, field)
-        around = await bench.thread(_surroundings, request, platform.interpreter, bench.environment, owner)
+            around = await bench.thread(
+                _surroundings, request, platform.interpreter, bench.environment, owner
+            )
         async with platform.tools(owner, read=around.read, write=around.write) as run:
             return await self._build_with(run, field, asked, bench)
 

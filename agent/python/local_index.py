@@ -13,7 +13,7 @@ from urllib.parse import urljoin
 from ray_envd.agent.python.requirements import local_path
 
 #: Packages looked at beside those that are asked for: what these need in turn lies as everything does.
-_SAMPLE = 100
+_SAMPLE = 20
 #: Pages are some kB a package; a longer one is no page of links.
 _PAGE_BYTES = 16 * 1024 * 1024
 #: Of the root folder and those in it, such as /usr.
