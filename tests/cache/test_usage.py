@@ -26,8 +26,8 @@ def test_what_a_build_links_from_uvs_cache_counts_there(store: Store) -> None:
     """Not twice: uv's cache is measured by itself."""
     dirs = store.user_dir(ME)
     (dirs.uv_cache / "wheel").write_bytes(b"x" * 500_000)
-    before = other_bytes(store)
     build = store.begin(key("under way"), ME)
+    before = other_bytes(store)  # with what the build's beginning wrote into the books
     os.link(dirs.uv_cache / "wheel", build.path / "wheel")
     assert other_bytes(store) - before < 100_000
     store.abandon(build)
