@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Mapping
 
 from ray_envd.agent.installers import Installers
@@ -13,14 +13,18 @@ from ray_envd.agent.installers.protocol import Installer
 async def test_made_once_however_many_ask() -> None:
     """Requests that come while the installers are made get the same ones as all later requests."""
     made: list[Mapping[str, Installer]] = []
+    all_asked = threading.Event()
 
     def make() -> Mapping[str, Installer]:
-        time.sleep(0.02)  # as loading modules does
+        assert all_asked.wait(10)  # nobody is given anything before all have asked
         made.append({})
         return made[-1]
 
     installers = Installers(make)
-    found = await asyncio.gather(*(installers.all() for _ in range(5)))
+    asking = [asyncio.create_task(installers.all()) for _ in range(5)]
+    await asyncio.sleep(0)  # each begins
+    all_asked.set()
+    found = await asyncio.gather(*asking)
     later = await installers.all()
     assert len(made) == 1
     assert all(each is made[0] for each in (*found, later))
